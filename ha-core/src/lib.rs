@@ -1,0 +1,10 @@
+//! Pure decisions for high availability.
+//!
+//! Nothing here opens a socket, spawns a task, reads a clock or draws a random number: every rule is a plain value
+//! that takes `now` and randomness as arguments and returns what to do. That makes each rule testable by table and by
+//! property, replayable from a seed, and usable outside any runtime. The shells that move bytes and time are
+//! `ha-tower`, `ha-db` and `ha-session`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod sign;
