@@ -1,2 +1,105 @@
-//! Stub.
-fn main() {}
+//! `cargo xtask setup|test|ci|bench`: the commands that a developer of this workspace needs.
+
+mod bench;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ha_testbed::setup::{self, Tool};
+
+use crate::run::{Failure, Step};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of the workspace")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find the servers that the tests start (PostgreSQL, Patroni, etcd, Redis, Sentinel) and install what is missing.
+    Setup,
+    /// Set up, then run every test of the workspace: unit, scenario and documentation tests.
+    Test {
+        /// Threads that run tests at once (default: as many as cores).
+        #[arg(long)]
+        test_threads: Option<usize>,
+        /// Only tests whose name contains this, and anything after `--` for the test binaries.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Everything that must pass before a change lands: format, lints, docs, features, tests.
+    Ci,
+    /// Run benchmarks beside their peers and print a table.
+    Bench {
+        /// Which benchmark (default: all).
+        #[arg(value_parser = bench::NAMES)]
+        name: Option<String>,
+        /// Also write the rows as JSON to this file.
+        #[arg(long, value_name = "FILE")]
+        json: Option<std::path::PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().command {
+        Command::Setup => set_up(),
+        Command::Test { test_threads, rest } => set_up().and_then(|()| test(test_threads, &rest)),
+        Command::Ci => ci(),
+        Command::Bench { name, json } => bench::run(name.as_deref(), json.as_deref()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn set_up() -> Result<(), Failure> {
+    setup::ensure(Tool::ALL).map_err(|error| Failure::Setup(error.to_string()))
+}
+
+fn test(threads: Option<usize>, rest: &[String]) -> Result<(), Failure> {
+    let mut step = Step::cargo("test", ["test", "--workspace", "--all-features"]);
+    let split = rest.iter().position(|arg| arg == "--");
+    let (filters, harness) = match split {
+        Some(at) => (&rest[..at], &rest[at + 1..]),
+        None => (rest, &[][..]),
+    };
+    step = step.args(filters).args(["--"]).args(harness);
+    if let Some(threads) = threads {
+        step = step.args([format!("--test-threads={threads}")]);
+    }
+    step.run()
+}
+
+fn ci() -> Result<(), Failure> {
+    set_up()?;
+    Step::cargo("format", ["fmt", "--all", "--", "--check"]).run()?;
+    Step::cargo("clippy", ["clippy", "--workspace", "--all-targets", "--all-features"])
+        .args(["--", "-D", "warnings"])
+        .run()?;
+    // A feature that only builds beside another one is broken for whoever asks for it alone.
+    for (package, features) in [
+        ("ha-core", &["serde"][..]),
+        ("ha-tower", &["dns"]),
+        ("ha-db", &["postgres", "redis", "tower", "axum"]),
+        ("ha-session", &["redis", "postgres", "axum"]),
+        ("ha-testbed", &[]),
+    ] {
+        for feature in std::iter::once(&"").chain(features) {
+            let label = format!("check {package} with only [{feature}]");
+            Step::cargo(&label, ["check", "-p", package, "--no-default-features"])
+                .args(["--features", feature])
+                .run()?;
+        }
+    }
+    Step::cargo("docs", ["doc", "--workspace", "--all-features", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run()?;
+    test(None, &[])
+}

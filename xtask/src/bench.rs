@@ -1,0 +1,168 @@
+//! Runs the criterion benches and puts each result of ours beside its peers'.
+//!
+//! The benches name their functions `CASE/WHO` inside a group named after the bench, where `WHO` is `ours` or a peer.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::run::{Failure, Step};
+
+/// The benches that exist, one file each in `benches/benches`.
+pub(crate) const NAMES: [&str; 2] = ["balance", "breaker"];
+
+const OURS: &str = "ours";
+
+/// Median nanoseconds by who ran, for one case.
+type Row = BTreeMap<String, f64>;
+
+pub(crate) fn run(name: Option<&str>, json_file: Option<&Path>) -> Result<(), Failure> {
+    let criterion = target_directory()?.join("criterion");
+    let mut rows = Vec::new();
+    for bench in NAMES.iter().filter(|bench| name.is_none_or(|n| n == **bench)) {
+        let results = criterion.join(bench);
+        // Results of an earlier run would pass for results of this one.
+        if results.exists() {
+            fs::remove_dir_all(&results).map_err(|source| file(&results, source))?;
+        }
+        Step::cargo(
+            &format!("bench {bench}"),
+            ["bench", "-p", "ha-benches", "--bench", bench],
+        )
+        .run()?;
+        let cases = collect(&results)?;
+        print!("{}", table(bench, &cases));
+        rows.extend(cases.iter().map(|(case, row)| json_row(bench, case, row)));
+    }
+    if let Some(path) = json_file {
+        let text = format!("{:#}\n", Value::Array(rows));
+        fs::write(path, text).map_err(|source| file(path, source))?;
+    }
+    Ok(())
+}
+
+fn file(path: &Path, source: std::io::Error) -> Failure {
+    Failure::File {
+        path: path.display().to_string(),
+        source,
+    }
+}
+
+fn target_directory() -> Result<PathBuf, Failure> {
+    let bytes = Step::cargo(
+        "metadata",
+        ["metadata", "--format-version", "1", "--no-deps"],
+    )
+    .output()?;
+    serde_json::from_slice::<Value>(&bytes)
+        .ok()
+        .and_then(|metadata| metadata["target_directory"].as_str().map(PathBuf::from))
+        .ok_or_else(|| Failure::Result {
+            path: "cargo metadata".into(),
+            what: "names no target_directory".into(),
+        })
+}
+
+/// Reads every result under a group's folder.
+fn collect(results: &Path) -> Result<BTreeMap<String, Row>, Failure> {
+    let mut cases = BTreeMap::<String, Row>::new();
+    for entry in fs::read_dir(results).map_err(|source| file(results, source))? {
+        let new = entry.map_err(|source| file(results, source))?.path().join("new");
+        if !new.is_dir() {
+            continue; // the group's report
+        }
+        let (path, benchmark) = read(&new, "benchmark.json")?;
+        let (case, who) = benchmark["function_id"]
+            .as_str()
+            .and_then(|id| id.rsplit_once('/'))
+            .ok_or_else(|| wrong(&path, "function_id is not CASE/WHO"))?;
+        let (path, estimates) = read(&new, "estimates.json")?;
+        let median = estimates["median"]["point_estimate"]
+            .as_f64()
+            .ok_or_else(|| wrong(&path, "has no median"))?;
+        cases
+            .entry(case.to_owned())
+            .or_default()
+            .insert(who.to_owned(), median);
+    }
+    Ok(cases)
+}
+
+fn read(folder: &Path, name: &str) -> Result<(PathBuf, Value), Failure> {
+    let path = folder.join(name);
+    let text = fs::read(&path).map_err(|source| file(&path, source))?;
+    let value = serde_json::from_slice(&text).map_err(|error| wrong(&path, &error.to_string()))?;
+    Ok((path, value))
+}
+
+fn wrong(path: &Path, what: &str) -> Failure {
+    Failure::Result {
+        path: path.display().to_string(),
+        what: what.to_owned(),
+    }
+}
+
+fn json_row(bench: &str, case: &str, row: &Row) -> Value {
+    let peers: BTreeMap<_, _> = row.iter().filter(|(who, _)| *who != OURS).collect();
+    json!({"bench": bench, "case": case, "ours_ns": row.get(OURS), "peers": peers})
+}
+
+/// One line per case, one column per contender, median ns.
+fn table(bench: &str, cases: &BTreeMap<String, Row>) -> String {
+    let mut columns: Vec<&str> = cases.values().flat_map(|row| row.keys()).map(String::as_str).collect();
+    columns.sort_unstable_by_key(|who| (*who != OURS, *who));
+    columns.dedup();
+    let first = cases.keys().map(String::len).chain([bench.len()]).max().unwrap_or(0);
+    let mut out = format!("\n{bench:first$}");
+    for who in &columns {
+        out += &format!("  {who:>12}");
+    }
+    out += "   (median ns per call)\n";
+    for (case, row) in cases {
+        out += &format!("{case:first$}");
+        for who in &columns {
+            let width = who.len().max(12);
+            match row.get(*who) {
+                Some(ns) => out += &format!("  {ns:>width$.1}"),
+                None => out += &format!("  {:>width$}", "-"),
+            }
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cases() -> BTreeMap<String, Row> {
+        let row = Row::from([("ours".into(), 9.25), ("tower".into(), 212.0)]);
+        let alone = Row::from([("ours".into(), 10.0)]);
+        BTreeMap::from([("p2c/100".into(), row), ("rr/100".into(), alone)])
+    }
+
+    #[test]
+    fn ours_is_the_first_column_and_a_missing_peer_is_a_dash() {
+        let table = table("balance", &cases());
+        let lines: Vec<Vec<&str>> = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(lines[0][..3], ["balance", "ours", "tower"]);
+        assert_eq!(lines[1], ["p2c/100", "9.2", "212.0"]);
+        assert_eq!(lines[2], ["rr/100", "10.0", "-"]);
+    }
+
+    #[test]
+    fn a_json_row_keeps_ours_apart_from_the_peers() {
+        let row = json_row("balance", "p2c/100", &cases()["p2c/100"]);
+        assert_eq!(
+            row,
+            json!({"bench": "balance", "case": "p2c/100", "ours_ns": 9.25, "peers": {"tower": 212.0}})
+        );
+    }
+}
