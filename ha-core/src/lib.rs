@@ -7,4 +7,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod backoff;
+pub mod breaker;
+pub mod budget;
+pub mod config;
+pub mod drain;
+pub mod endpoint;
+pub mod health;
 pub mod sign;

@@ -1,0 +1,3 @@
+//! Circuit breaker.
+
+pub use ha_core::breaker::Config;

@@ -1,0 +1,118 @@
+use std::time::Duration;
+
+use ha_core::config::ConfigError;
+
+use super::Upstream;
+use crate::balance::Policy;
+use crate::discover::Source;
+use crate::{breaker, health};
+
+/// Why an [`Upstream`] could not be built.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A setting makes no sense.
+    #[error("upstream {upstream:?} has a setting that makes no sense")]
+    Config {
+        /// The name of the upstream.
+        upstream: String,
+        /// The field and the value.
+        #[source]
+        source: ConfigError,
+    },
+    /// There is no source of endpoints.
+    #[error("upstream {upstream:?} has no discover(..)")]
+    NoSource {
+        /// The name of the upstream.
+        upstream: String,
+    },
+    /// Health checks and discovery need a tokio runtime, and `build` was called outside of one.
+    #[error("upstream {upstream:?} was built outside of a tokio runtime")]
+    NoRuntime {
+        /// The name of the upstream.
+        upstream: String,
+    },
+}
+
+/// Settings of an [`Upstream`], made by [`Upstream::builder`].
+#[derive(Debug)]
+#[must_use = "nothing happens before build()"]
+pub struct Builder {
+    pub(super) name: String,
+    pub(super) source: Option<Source>,
+    pub(super) policy: Policy,
+    pub(super) health: Option<health::Http>,
+    pub(super) breaker: breaker::Config,
+    pub(super) connect_timeout: Duration,
+    pub(super) attempt_timeout: Duration,
+}
+
+impl Builder {
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            source: None,
+            policy: Policy::default(),
+            health: None,
+            breaker: breaker::Config::default(),
+            connect_timeout: Duration::from_millis(250),
+            attempt_timeout: Duration::from_secs(1),
+        }
+    }
+
+    /// Where the endpoints come from. Required.
+    pub fn discover(mut self, source: Source) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// How one is picked. Default [`P2c::peak_ewma`](crate::balance::P2c::peak_ewma).
+    pub fn balance(mut self, policy: impl Into<Policy>) -> Self {
+        self.policy = policy.into();
+        self
+    }
+
+    /// The active check. Default none: then only the breakers take an endpoint out.
+    pub fn health(mut self, check: health::Http) -> Self {
+        self.health = Some(check);
+        self
+    }
+
+    /// The breaker of each endpoint. Default [`breaker::Config::default`].
+    pub fn breaker(mut self, config: breaker::Config) -> Self {
+        self.breaker = config;
+        self
+    }
+
+    /// The longest time to open a connection. Default 250 ms: a round trip across a continent, with one lost packet
+    /// not included, because another endpoint is nearer than a resent SYN.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// The longest time from the pick to the response head, connecting included. Default 1 s. The body may take
+    /// longer.
+    pub fn attempt_timeout(mut self, limit: Duration) -> Self {
+        self.attempt_timeout = limit;
+        self
+    }
+
+    /// Checks the settings and starts the background tasks.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the field and the value.
+    pub fn build(self) -> Result<Upstream, BuildError> {
+        Upstream::start(self)
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::positive("connect_timeout", self.connect_timeout)?;
+        ConfigError::positive("attempt_timeout", self.attempt_timeout)?;
+        self.breaker.validate()?;
+        if let Some(health) = &self.health {
+            health.validate()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+use std::time::Duration;
+
+use ha_core::endpoint::EndpointKey;
+use hyper_util::client::legacy;
+
+/// Why a request through an [`Upstream`](super::Upstream) brought no response head.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No endpoint could be picked: none is known, or each fails its health check or has an open breaker. Nothing was
+    /// sent.
+    #[error("upstream {upstream:?} has no available endpoint ({known} known)")]
+    Unavailable {
+        /// The name of the upstream.
+        upstream: String,
+        /// How many endpoints it knows.
+        known: usize,
+    },
+    /// No connection could be opened. Nothing was sent.
+    #[error("could not connect to endpoint {endpoint}")]
+    Connect {
+        /// Where the attempt went.
+        endpoint: EndpointKey,
+        /// What the client said.
+        #[source]
+        source: legacy::Error,
+    },
+    /// The pooled connection was closed before any byte of the request was written.
+    #[error("connection to endpoint {endpoint} was closed before the request was sent")]
+    Unsent {
+        /// Where the attempt went.
+        endpoint: EndpointKey,
+        /// What the client said.
+        #[source]
+        source: legacy::Error,
+    },
+    /// The response head did not come in time. The application may have acted on the request.
+    #[error("endpoint {endpoint} sent no response head within {limit:?}")]
+    Timeout {
+        /// Where the attempt went.
+        endpoint: EndpointKey,
+        /// The attempt timeout.
+        limit: Duration,
+    },
+    /// The connection broke or the answer was not HTTP. The application may have acted on the request.
+    #[error("exchange with endpoint {endpoint} failed")]
+    Exchange {
+        /// Where the attempt went.
+        endpoint: EndpointKey,
+        /// What the client said.
+        #[source]
+        source: legacy::Error,
+    },
+    /// The request cannot be sent: its target does not fit an endpoint.
+    #[error("request target cannot be sent to endpoint {endpoint}")]
+    Request {
+        /// Where the attempt was to go.
+        endpoint: EndpointKey,
+        /// What is wrong with it.
+        #[source]
+        source: http::Error,
+    },
+}
+
+impl Error {
+    /// Whether there was nothing to pick.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    /// Whether opening a connection failed or took too long.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        matches!(self, Self::Connect { .. })
+    }
+
+    /// Whether the request provably never reached the application, so that even one that is not idempotent may be
+    /// sent again.
+    #[must_use]
+    pub fn is_unsent(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable { .. }
+                | Self::Connect { .. }
+                | Self::Unsent { .. }
+                | Self::Request { .. }
+        )
+    }
+
+    /// Whether the response head did not come in time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout { .. })
+    }
+
+    /// The endpoint that the attempt went to, if one was picked.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&EndpointKey> {
+        match self {
+            Self::Unavailable { .. } => None,
+            Self::Connect { endpoint, .. }
+            | Self::Unsent { endpoint, .. }
+            | Self::Timeout { endpoint, .. }
+            | Self::Exchange { endpoint, .. }
+            | Self::Request { endpoint, .. } => Some(endpoint),
+        }
+    }
+
+    pub(super) fn from_client(endpoint: EndpointKey, source: legacy::Error) -> Self {
+        if source.is_connect() {
+            return Self::Connect { endpoint, source };
+        }
+        // hyper says "canceled" only when it hands the whole request back, that is before it wrote any of it.
+        let unsent = std::error::Error::source(&source)
+            .and_then(|inner| inner.downcast_ref::<hyper::Error>())
+            .is_some_and(hyper::Error::is_canceled);
+        if unsent {
+            Self::Unsent { endpoint, source }
+        } else {
+            Self::Exchange { endpoint, source }
+        }
+    }
+}
