@@ -1,1 +1,6 @@
 //! Stub.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+#[cfg(feature = "redis")]
+pub mod redis;

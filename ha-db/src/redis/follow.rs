@@ -1,0 +1,387 @@
+//! Decisions of the Redis connection: what an outcome says about the node, and whom the Sentinels name. No clock, no
+//! socket, no task.
+
+use std::fmt;
+use std::time::Duration;
+
+use ::redis::{ErrorKind, RedisError, ServerErrorKind};
+use serde::Serialize;
+
+/// Why a node was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// The link broke.
+    Io,
+    /// It answered `READONLY`: it is a replica now.
+    ReadOnly,
+    /// It answered `LOADING`: it has just restarted.
+    Loading,
+    /// It answered `MASTERDOWN`: it is a replica without a master.
+    MasterDown,
+    /// As many commands in a row as allowed got no answer.
+    Timeouts,
+    /// A Sentinel announced another master.
+    SwitchMaster,
+    /// A Sentinel announced that it starts a failover: what the old master acknowledges from here on may be lost.
+    FailoverStarted,
+    /// `ROLE` says that it is no master.
+    NotMaster,
+    /// The Sentinels name another master than the one in use.
+    SentinelsDisagree,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Io => "connection broken",
+            Self::ReadOnly => "READONLY",
+            Self::Loading => "LOADING",
+            Self::MasterDown => "MASTERDOWN",
+            Self::Timeouts => "timeouts in a row",
+            Self::SwitchMaster => "+switch-master",
+            Self::FailoverStarted => "+try-failover",
+            Self::NotMaster => "ROLE is not master",
+            Self::SentinelsDisagree => "sentinels name another master",
+        })
+    }
+}
+
+/// What the result of one command says about the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It answered, well or with an error of the command's own.
+    Answered,
+    /// No answer before the deadline.
+    TimedOut,
+    /// The link is of no use any more.
+    Broken,
+    /// It refused in a way that only a node that is not a working master does.
+    Refused(Reason),
+}
+
+/// Reads an error of the driver.
+pub(crate) fn classify(error: &RedisError) -> Outcome {
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => Outcome::Refused(Reason::ReadOnly),
+        ErrorKind::Server(ServerErrorKind::BusyLoading) => Outcome::Refused(Reason::Loading),
+        ErrorKind::Server(ServerErrorKind::MasterDown) => Outcome::Refused(Reason::MasterDown),
+        // A demotion between queueing and EXEC: the abort carries the cause in its text only.
+        ErrorKind::Server(ServerErrorKind::ExecAbort) if error.to_string().contains("READONLY") => {
+            Outcome::Refused(Reason::ReadOnly)
+        }
+        _ if error.is_timeout() => Outcome::TimedOut,
+        ErrorKind::Io | ErrorKind::Parse => Outcome::Broken,
+        _ => Outcome::Answered,
+    }
+}
+
+/// Whether the node has to be given up now. `timeouts` counts the unanswered commands in a row, this one included.
+pub(crate) fn give_up(outcome: Outcome, timeouts: u32, limit: u32) -> Option<Reason> {
+    match outcome {
+        Outcome::Answered => None,
+        Outcome::Broken => Some(Reason::Io),
+        Outcome::Refused(reason) => Some(reason),
+        Outcome::TimedOut => (timeouts >= limit).then_some(Reason::Timeouts),
+    }
+}
+
+/// What one Sentinel says about the master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// `host:port` of the master.
+    pub(crate) master: String,
+    /// Version of this Sentinel's view; a completed failover raises it.
+    pub(crate) epoch: u64,
+    /// This Sentinel leads a failover right now.
+    pub(crate) failing_over: bool,
+}
+
+/// What to do with the Sentinels' answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Connect to this node, of this epoch. Not `settled` while a failover goes on that was waited for in vain.
+    Use {
+        master: String,
+        epoch: u64,
+        settled: bool,
+    },
+    /// A failover is under way: do not give the old master new writes, ask again soon.
+    Hold,
+    /// No answer that can be used.
+    Nobody,
+}
+
+/// Picks the newest view among the answers.
+///
+/// An epoch below `known` is an older view than one already acted upon, so it is not used: a Sentinel that was cut off
+/// still names the old master. Only when a majority of the configured Sentinels answers and none of them knows the
+/// newer epoch were they reset, and the count starts over. `hold` is false once a failover has been waited for long
+/// enough.
+pub(crate) fn choose(answers: &[Answer], configured: usize, known: u64, hold: bool) -> Choice {
+    let Some(newest) = answers.iter().max_by_key(|answer| answer.epoch) else {
+        return Choice::Nobody;
+    };
+    if newest.epoch < known && answers.len() * 2 <= configured {
+        return Choice::Nobody;
+    }
+    let failing_over = answers
+        .iter()
+        .any(|answer| answer.failing_over && answer.epoch == newest.epoch);
+    if failing_over && hold {
+        return Choice::Hold;
+    }
+    Choice::Use {
+        master: newest.master.clone(),
+        epoch: newest.epoch,
+        settled: !failing_over,
+    }
+}
+
+/// Reads the reply to `SENTINEL MASTER`, a flat list of names and values.
+pub(crate) fn parse_master(fields: &[String]) -> Option<Answer> {
+    let field = |name: &str| {
+        fields
+            .chunks_exact(2)
+            .find(|pair| pair[0] == name)
+            .map(|pair| pair[1].as_str())
+    };
+    Some(Answer {
+        master: address(field("ip")?, field("port")?.parse().ok()?),
+        epoch: field("config-epoch")?.parse().ok()?,
+        failing_over: field("flags")?
+            .split(',')
+            .any(|flag| flag == "failover_in_progress"),
+    })
+}
+
+/// What a Sentinel announced on its channels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The master is this node from now on.
+    Switched { to: String },
+    /// A failover of the master starts.
+    FailoverStarted,
+}
+
+/// Reads a Sentinel's announcement; `None` when it is about another master or not understood.
+pub(crate) fn parse_event(channel: &str, payload: &str, name: &str) -> Option<Event> {
+    let words: Vec<&str> = payload.split(' ').collect();
+    match (channel, words.as_slice()) {
+        ("+switch-master", [master, _, _, ip, port]) if *master == name => Some(Event::Switched {
+            to: address(ip, port.parse().ok()?),
+        }),
+        ("+try-failover", ["master", master, ..]) if *master == name => {
+            Some(Event::FailoverStarted)
+        }
+        _ => None,
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn address(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// How long to wait before try `attempt` (from 0): full jitter up to a bound that doubles, at least `base`.
+/// `random` is in 0.0..1.0.
+pub(crate) fn backoff(attempt: u32, base: Duration, cap: Duration, random: f64) -> Duration {
+    let bound = base.saturating_mul(1 << attempt.min(16)).min(cap);
+    bound.mul_f64(random.clamp(0.0, 1.0)).max(base.min(cap))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(master: &str, epoch: u64) -> Answer {
+        Answer {
+            master: master.into(),
+            epoch,
+            failing_over: false,
+        }
+    }
+
+    fn used(master: &str, epoch: u64) -> Choice {
+        Choice::Use {
+            master: master.into(),
+            epoch,
+            settled: true,
+        }
+    }
+
+    fn server(code: &'static str) -> RedisError {
+        ::redis::parse_redis_value(format!("-{code} text\r\n").as_bytes())
+            .and_then(|value| value.extract_error())
+            .unwrap_err()
+    }
+
+    #[test]
+    fn refusals_of_a_demoted_or_restarted_node_are_told_from_errors_of_the_command() {
+        let refused = Outcome::Refused;
+        for (code, outcome) in [
+            ("READONLY", refused(Reason::ReadOnly)),
+            ("LOADING", refused(Reason::Loading)),
+            ("MASTERDOWN", refused(Reason::MasterDown)),
+            ("WRONGTYPE", Outcome::Answered),
+            ("ERR", Outcome::Answered),
+            ("NOSCRIPT", Outcome::Answered),
+            ("NOPERM", Outcome::Answered),
+            ("OOM", Outcome::Answered),
+        ] {
+            assert_eq!(classify(&server(code)), outcome, "{code}");
+        }
+        for (kind, outcome) in [
+            (std::io::ErrorKind::TimedOut, Outcome::TimedOut),
+            (std::io::ErrorKind::BrokenPipe, Outcome::Broken),
+            (std::io::ErrorKind::ConnectionReset, Outcome::Broken),
+            (std::io::ErrorKind::UnexpectedEof, Outcome::Broken),
+        ] {
+            let error = RedisError::from(std::io::Error::from(kind));
+            assert_eq!(classify(&error), outcome, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_given_up_at_once_or_after_timeouts_in_a_row() {
+        let limit = 3;
+        for (outcome, timeouts, expected) in [
+            (Outcome::Answered, 0, None),
+            (Outcome::Answered, 9, None),
+            (Outcome::TimedOut, 1, None),
+            (Outcome::TimedOut, 2, None),
+            (Outcome::TimedOut, 3, Some(Reason::Timeouts)),
+            (Outcome::TimedOut, 4, Some(Reason::Timeouts)),
+            (Outcome::Broken, 0, Some(Reason::Io)),
+            (Outcome::Refused(Reason::Loading), 0, Some(Reason::Loading)),
+        ] {
+            assert_eq!(give_up(outcome, timeouts, limit), expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn the_newest_view_wins_whoever_answers_first() {
+        let old = answer("a:1", 4);
+        let new = answer("b:1", 5);
+        for answers in [[old.clone(), new.clone()], [new.clone(), old.clone()]] {
+            assert_eq!(choose(&answers, 3, 0, true), used("b:1", 5));
+        }
+        assert_eq!(choose(&[], 3, 0, true), Choice::Nobody);
+    }
+
+    #[test]
+    fn a_sentinel_that_was_cut_off_cannot_bring_the_old_master_back() {
+        let stale = answer("a:1", 4);
+        assert_eq!(
+            choose(std::slice::from_ref(&stale), 3, 5, true),
+            Choice::Nobody
+        );
+        assert_eq!(
+            choose(std::slice::from_ref(&stale), 2, 5, true),
+            Choice::Nobody,
+            "half is no majority"
+        );
+    }
+
+    #[test]
+    fn a_majority_that_was_reset_starts_over() {
+        let reset = [answer("a:1", 0), answer("a:1", 0)];
+        assert_eq!(choose(&reset, 3, 5, true), used("a:1", 0));
+        assert_eq!(choose(&reset[..1], 1, 5, true), used("a:1", 0));
+    }
+
+    #[test]
+    fn a_failover_under_way_holds_writes_back_until_it_has_been_waited_for() {
+        let leader = Answer {
+            failing_over: true,
+            ..answer("a:1", 4)
+        };
+        let answers = [answer("a:1", 4), leader.clone()];
+        assert_eq!(choose(&answers, 3, 4, true), Choice::Hold);
+        let unsettled = Choice::Use {
+            master: "a:1".into(),
+            epoch: 4,
+            settled: false,
+        };
+        assert_eq!(choose(&answers, 3, 4, false), unsettled);
+        let over = [leader, answer("b:1", 5)];
+        assert_eq!(
+            choose(&over, 3, 4, true),
+            used("b:1", 5),
+            "an older failover"
+        );
+    }
+
+    #[test]
+    fn the_reply_of_sentinel_master_is_read_by_name() {
+        let fields = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let good =
+            "name m ip 10.0.0.1 port 6379 flags master,o_down,failover_in_progress config-epoch 7";
+        assert_eq!(
+            parse_master(&fields(good)),
+            Some(Answer {
+                master: "10.0.0.1:6379".into(),
+                epoch: 7,
+                failing_over: true
+            })
+        );
+        for bad in [
+            "",
+            "ip",
+            "ip 10.0.0.1 port x flags master config-epoch 7",
+            "ip 10.0.0.1 port 70000 flags master config-epoch 7",
+            "ip 10.0.0.1 port 1 flags master",
+        ] {
+            assert_eq!(parse_master(&fields(bad)), None, "{bad}");
+        }
+        let six = "ip ::1 port 6379 flags master config-epoch 0";
+        assert_eq!(parse_master(&fields(six)).unwrap().master, "[::1]:6379");
+    }
+
+    #[test]
+    fn announcements_about_other_masters_are_ignored() {
+        let switched = Event::Switched { to: "b:2".into() };
+        for (channel, payload, expected) in [
+            ("+switch-master", "m a 1 b 2", Some(switched)),
+            ("+switch-master", "other a 1 b 2", None),
+            ("+switch-master", "m a 1 b", None),
+            ("+switch-master", "m a 1 b x", None),
+            (
+                "+try-failover",
+                "master m a 1",
+                Some(Event::FailoverStarted),
+            ),
+            ("+try-failover", "master other a 1", None),
+            ("+sdown", "master m a 1", None),
+            ("+switch-master", "", None),
+        ] {
+            assert_eq!(
+                parse_event(channel, payload, "m"),
+                expected,
+                "{channel} {payload}"
+            );
+        }
+    }
+
+    #[test]
+    fn backoff_stays_between_base_and_cap() {
+        let (base, cap) = (Duration::from_millis(20), Duration::from_millis(500));
+        for attempt in [0, 1, 5, 40, u32::MAX] {
+            for random in [0.0, 0.5, 1.0, f64::NAN] {
+                let wait = backoff(
+                    attempt,
+                    base,
+                    cap,
+                    if random.is_nan() { 0.0 } else { random },
+                );
+                assert!(wait >= base && wait <= cap, "{attempt} {random} {wait:?}");
+            }
+        }
+        assert_eq!(backoff(10, base, cap, 1.0), cap);
+    }
+}
