@@ -1,6 +1,6 @@
-//! Stub.
+//! Connections to replicated stores that stay right while nodes come and go.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-#[cfg(feature = "redis")]
-pub mod redis;
+#[cfg(feature = "postgres")]
+pub mod postgres;

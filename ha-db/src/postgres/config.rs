@@ -1,0 +1,341 @@
+//! The router's settings.
+
+use std::time::Duration;
+
+use super::router::Router;
+
+/// A setting was refused. Names the setting and the value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// No node was given.
+    #[error("no node: at least one is needed")]
+    NoNode,
+    /// Two nodes have the same name.
+    #[error("node {name:?} is given twice")]
+    DuplicateNode {
+        /// The name.
+        name: String,
+    },
+    /// A node's name is empty.
+    #[error("a node has an empty name")]
+    EmptyNode,
+    /// A node's connection string cannot be read.
+    #[error("connection string of node {name:?} is not valid")]
+    Conninfo {
+        /// The node.
+        name: String,
+        /// What is wrong with it.
+        source: tokio_postgres::Error,
+    },
+    /// A node's connection string names no host, or several: a node is one server.
+    #[error("connection string of node {name:?} names {hosts} hosts, a node is exactly one")]
+    Hosts {
+        /// The node.
+        name: String,
+        /// How many.
+        hosts: usize,
+    },
+    /// A duration must not be zero.
+    #[error("{name} is {value:?}, it must be more than zero")]
+    Zero {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: Duration,
+    },
+    /// A number must not be zero.
+    #[error("{name} is 0, it must be at least 1")]
+    ZeroCount {
+        /// The setting.
+        name: &'static str,
+    },
+    /// Two settings contradict each other.
+    #[error("{name} is {value:?}, it must be at least {other} which is {other_value:?}")]
+    Inverted {
+        /// The setting that is too small.
+        name: &'static str,
+        /// Its value.
+        value: Duration,
+        /// The setting it is compared with.
+        other: &'static str,
+        /// That one's value.
+        other_value: Duration,
+    },
+    /// There is no tokio runtime to run the probes on.
+    #[error("build() was called outside a tokio runtime")]
+    NoRuntime,
+}
+
+/// Every number that the router uses.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) max_lag: Duration,
+    pub(crate) readmit_after: u32,
+    pub(crate) probe_interval: Duration,
+    pub(crate) probe_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) pool_size: usize,
+    pub(crate) pool_wait: Duration,
+    pub(crate) write_wait: Duration,
+    pub(crate) replica_wait: Duration,
+    pub(crate) commit_timeout: Duration,
+    pub(crate) cut_after: Duration,
+    pub(crate) fallback_reads: Option<usize>,
+    pub(crate) system_id: Option<u64>,
+}
+
+/// Builds a [`Router`]. See each method for its default and the reason for it.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    pub(crate) nodes: Vec<(String, String)>,
+    pub(crate) settings: Settings,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            nodes: Vec::new(),
+            settings: Settings {
+                max_lag: Duration::from_millis(500),
+                readmit_after: 3,
+                probe_interval: Duration::from_millis(100),
+                probe_timeout: Duration::from_millis(500),
+                connect_timeout: Duration::from_secs(1),
+                pool_size: 16,
+                pool_wait: Duration::from_secs(1),
+                write_wait: Duration::from_secs(2),
+                replica_wait: Duration::from_millis(50),
+                commit_timeout: Duration::from_secs(10),
+                cut_after: Duration::from_secs(3),
+                fallback_reads: None,
+                system_id: None,
+            },
+        }
+    }
+}
+
+impl Builder {
+    /// Adds a node: a name for logs and status, and a connection string in libpq's form (`host=… port=… user=…
+    /// dbname=…`, or a `postgresql://` URL) that names exactly one host. Give every member of the cluster, whatever
+    /// its role: roles are found out and followed.
+    #[must_use]
+    pub fn node(mut self, name: impl Into<String>, conninfo: impl Into<String>) -> Self {
+        self.nodes.push((name.into(), conninfo.into()));
+        self
+    }
+
+    /// A replica further behind than this gets no reads unless it proves a client's token; it is readmitted below
+    /// half of it. Default 500 ms: five probes, so that one slow probe ejects nobody.
+    #[must_use]
+    pub fn max_lag(mut self, lag: Duration) -> Self {
+        self.settings.max_lag = lag;
+        self
+    }
+
+    /// Probes in a row below half of `max_lag` that readmit an ejected replica. Default 3.
+    #[must_use]
+    pub fn readmit_after(mut self, probes: u32) -> Self {
+        self.settings.readmit_after = probes;
+        self
+    }
+
+    /// Time between probes of one node. Default 100 ms: one round trip of a few dozen microseconds' work, and a
+    /// promotion is seen within it.
+    #[must_use]
+    pub fn probe_interval(mut self, interval: Duration) -> Self {
+        self.settings.probe_interval = interval;
+        self
+    }
+
+    /// How long a probe may take before the node counts as unreachable. Default 500 ms. A frozen node is noticed
+    /// within `probe_interval + probe_timeout`.
+    #[must_use]
+    pub fn probe_timeout(mut self, limit: Duration) -> Self {
+        self.settings.probe_timeout = limit;
+        self
+    }
+
+    /// How long connecting and signing in may take, for probes and pools. Default 1 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.settings.connect_timeout = limit;
+        self
+    }
+
+    /// Connections per node, the probe's own excluded. Default 16.
+    #[must_use]
+    pub fn pool_size(mut self, connections: usize) -> Self {
+        self.settings.pool_size = connections;
+        self
+    }
+
+    /// How long to wait for a connection when all are in use. Default 1 s, then
+    /// [`Error::Pool`](super::Error::Pool).
+    #[must_use]
+    pub fn pool_wait(mut self, limit: Duration) -> Self {
+        self.settings.pool_wait = limit;
+        self
+    }
+
+    /// How long a write waits for a primary before it fails. Default 2 s: longer than a switchover's gap, shorter than
+    /// the patience of most callers.
+    #[must_use]
+    pub fn write_wait(mut self, limit: Duration) -> Self {
+        self.settings.write_wait = limit;
+        self
+    }
+
+    /// How long a read waits for one replica to catch up with the client's token before it goes to the primary.
+    /// Default 50 ms; replicas are behind by well under 5 ms in normal operation.
+    #[must_use]
+    pub fn replica_wait(mut self, limit: Duration) -> Self {
+        self.settings.replica_wait = limit;
+        self
+    }
+
+    /// How long a COMMIT may take before its outcome counts as unknown. Default 10 s: a synchronous commit waits for
+    /// a standby, and giving up early only turns slow into unknown.
+    #[must_use]
+    pub fn commit_timeout(mut self, limit: Duration) -> Self {
+        self.settings.commit_timeout = limit;
+        self
+    }
+
+    /// How long a node may be unreachable before the connections in use on it are cut, so that a query on a frozen
+    /// node ends. Default 3 s. A node that lost its role to another is cut at once.
+    #[must_use]
+    pub fn cut_after(mut self, limit: Duration) -> Self {
+        self.settings.cut_after = limit;
+        self
+    }
+
+    /// Reads that may run on the primary at the same time because no replica could serve them. Default: half of
+    /// `pool_size`, so that a loss of the replicas leaves the primary room for writes; all of it with a single node.
+    #[must_use]
+    pub fn fallback_reads(mut self, reads: usize) -> Self {
+        self.settings.fallback_reads = Some(reads);
+        self
+    }
+
+    /// Pins the database cluster (`SELECT system_identifier FROM pg_control_system()`). Default: the one that most
+    /// nodes report; others are refused.
+    #[must_use]
+    pub fn system_id(mut self, id: u64) -> Self {
+        self.settings.system_id = Some(id);
+        self
+    }
+
+    /// Checks the settings and starts probing. No node needs to be up.
+    ///
+    /// # Errors
+    /// [`ConfigError`], by name and value. Also when called outside a tokio runtime.
+    pub fn build(self) -> Result<Router, ConfigError> {
+        let nodes = self.validate()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConfigError::NoRuntime)?;
+        Ok(Router::start(nodes, self.settings, runtime))
+    }
+
+    fn validate(&self) -> Result<Vec<(String, tokio_postgres::Config)>, ConfigError> {
+        let settings = &self.settings;
+        if self.nodes.is_empty() {
+            return Err(ConfigError::NoNode);
+        }
+        for (name, value) in [
+            ("max_lag", settings.max_lag),
+            ("probe_interval", settings.probe_interval),
+            ("probe_timeout", settings.probe_timeout),
+            ("connect_timeout", settings.connect_timeout),
+            ("pool_wait", settings.pool_wait),
+            ("write_wait", settings.write_wait),
+            ("commit_timeout", settings.commit_timeout),
+            ("cut_after", settings.cut_after),
+        ] {
+            if value.is_zero() {
+                return Err(ConfigError::Zero { name, value });
+            }
+        }
+        let counts = [
+            ("pool_size", settings.pool_size),
+            ("readmit_after", settings.readmit_after as usize),
+            ("fallback_reads", settings.fallback_reads.unwrap_or(1)),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(ConfigError::ZeroCount { name });
+        }
+        if settings.max_lag < settings.probe_interval {
+            // Lag is only known to one probe interval, so a finer bound would eject healthy replicas.
+            return Err(ConfigError::Inverted {
+                name: "max_lag",
+                value: settings.max_lag,
+                other: "probe_interval",
+                other_value: settings.probe_interval,
+            });
+        }
+        let mut nodes: Vec<(String, tokio_postgres::Config)> = Vec::new();
+        for (name, conninfo) in &self.nodes {
+            if name.is_empty() {
+                return Err(ConfigError::EmptyNode);
+            }
+            if nodes.iter().any(|(other, _)| other == name) {
+                return Err(ConfigError::DuplicateNode { name: name.clone() });
+            }
+            let mut config: tokio_postgres::Config = conninfo
+                .parse()
+                .map_err(|source| ConfigError::Conninfo { name: name.clone(), source })?;
+            let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+            if hosts != 1 {
+                return Err(ConfigError::Hosts { name: name.clone(), hosts });
+            }
+            if config.get_application_name().is_none() {
+                config.application_name("ha-db");
+            }
+            nodes.push((name.clone(), config));
+        }
+        Ok(nodes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Builder {
+        Builder::default().node("a", "host=127.0.0.1 user=x")
+    }
+
+    fn refused(builder: Builder) -> String {
+        builder.build().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bad_settings_are_refused_by_name_and_value() {
+        let zero = Duration::ZERO;
+        for (builder, message) in [
+            (Builder::default(), "no node: at least one is needed"),
+            (good().node("a", "host=b"), "node \"a\" is given twice"),
+            (good().node("", "host=b"), "a node has an empty name"),
+            (good().node("b", "host=b port=x"), "connection string of node \"b\" is not valid"),
+            (
+                good().node("b", "user=x"),
+                "connection string of node \"b\" names 0 hosts, a node is exactly one",
+            ),
+            (
+                good().node("b", "host=x,y"),
+                "connection string of node \"b\" names 2 hosts, a node is exactly one",
+            ),
+            (good().max_lag(zero), "max_lag is 0ns, it must be more than zero"),
+            (good().probe_interval(zero), "probe_interval is 0ns, it must be more than zero"),
+            (good().probe_timeout(zero), "probe_timeout is 0ns, it must be more than zero"),
+            (good().pool_size(0), "pool_size is 0, it must be at least 1"),
+            (good().fallback_reads(0), "fallback_reads is 0, it must be at least 1"),
+            (
+                good().max_lag(Duration::from_millis(50)),
+                "max_lag is 50ms, it must be at least probe_interval which is 100ms",
+            ),
+            (good(), "build() was called outside a tokio runtime"),
+        ] {
+            assert_eq!(refused(builder), message);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! A router over one PostgreSQL primary and its streaming replicas.
+
+mod causal;
+mod config;
+mod conn;
+mod db;
+mod error;
+mod lsn;
+mod router;
+mod status;
+mod token;
+mod transaction;
+mod unit;
+
+pub use causal::Causal;
+pub use config::{Builder, ConfigError};
+pub use conn::Conn;
+pub use db::{Consistency, Db};
+pub use error::{ConnectError, Error, NoPrimary};
+pub use lsn::{Lsn, ParseLsnError, Position};
+pub use router::Router;
+pub use status::{NodeStatus, Role, Status};
+pub use token::{Token, TokenError};
+pub use transaction::Transaction;
+pub use unit::{Unit, UnitClient};
