@@ -62,11 +62,18 @@ pub mod setup;
 #[cfg(feature = "servers")]
 mod error;
 #[cfg(feature = "servers")]
+pub mod link;
+#[cfg(feature = "servers")]
+pub mod load;
+pub mod oracle;
+#[cfg(feature = "servers")]
 pub mod ports;
 #[cfg(feature = "servers")]
 pub mod postgres;
 #[cfg(feature = "servers")]
 pub mod process;
+#[cfg(feature = "servers")]
+pub mod redis;
 
 #[cfg(feature = "servers")]
 pub use error::StartError;
