@@ -439,7 +439,7 @@ mod tests {
             ("http://host:0", "port"),
             ("http://host:+1", "port"),
             ("http://host:65536", "port"),
-            ("http://::1:80", "port"),
+            ("http://::1:80", "no host"),
             ("redis://host", "no port"),
             ("http://host:1/base", "after the host"),
             ("http://host?x", "after the host"),

@@ -14,4 +14,8 @@ pub mod config;
 pub mod drain;
 pub mod endpoint;
 pub mod health;
+pub mod load;
+pub mod pick;
 pub mod sign;
+
+mod sync;

@@ -1,0 +1,458 @@
+//! How costly the next request to an endpoint is likely to be.
+//!
+//! Peak-EWMA, after Finagle: an estimate of latency that jumps up at once and comes down slowly, times the requests
+//! that are in flight there. A sample above the estimate replaces it; else the estimate becomes
+//! `est·e^(-dt/τ) + sample·(1 - e^(-dt/τ))`.
+//!
+//! Two things differ from the usual implementations. A read computes the decay up to now without storing it, so that
+//! an endpoint that is not picked any more looks better as time passes and is picked again. And failures do not enter the
+//! estimate, where a fast error would attract traffic and a large penalty would take more than a minute to fade: they
+//! feed a penalty of their own with a shorter memory, which is *added* to the cost.
+
+use std::time::{Duration, Instant};
+
+use crate::config::ConfigError;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// The numbers of the estimate.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// How long the estimate remembers (τ). Default 10 s.
+    pub decay: Duration,
+    /// What one failure adds to the cost at once, and the most that failures add together unless the endpoint asks for
+    /// more. Default 5 s: above any usual latency times requests in flight.
+    pub penalty: Duration,
+    /// How long the penalty remembers (τ). Default 1 s: 5 s fade to 1 ms in 8.5 s.
+    pub penalty_decay: Duration,
+    /// The estimate of an endpoint without history while its first requests are pending. Default 1 s: enough not to
+    /// send all traffic to a newcomer that may be frozen.
+    pub unknown: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            decay: Duration::from_secs(10),
+            penalty: Duration::from_secs(5),
+            penalty_decay: Duration::from_secs(1),
+            unknown: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Config {
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the field and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::positive("load.decay", self.decay)?;
+        ConfigError::positive("load.penalty", self.penalty)?;
+        ConfigError::positive("load.penalty_decay", self.penalty_decay)?;
+        ConfigError::positive("load.unknown", self.unknown)
+    }
+}
+
+/// The most that an endpoint may ask for by `Retry-After`.
+pub const LONGEST_PENALTY: Duration = Duration::from_secs(300);
+
+// One unit of the stamp in a packed word: 16 µs. 32 bits of it wrap after 19 hours, and an endpoint whose last sample
+// is that old has nothing to remember anyway.
+const STAMP_SHIFT: u32 = 14;
+
+/// A value that decays, with the time of its last change, in one word: no reader sees the one without the other.
+#[derive(Debug)]
+struct Decaying(AtomicU64);
+
+// Nanoseconds as f32 (24 bits of precision are plenty for an estimate) beside the stamp; all zero is "never set".
+fn pack(value: f32, stamp: u32) -> u64 {
+    u64::from(value.to_bits()) << 32 | u64::from(stamp)
+}
+
+fn unpack(word: u64) -> (f32, u32) {
+    (f32::from_bits((word >> 32) as u32), word as u32)
+}
+
+impl Decaying {
+    fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    fn is_set(word: u64) -> bool {
+        word >> 32 != 0
+    }
+
+    /// The value decayed to `stamp`, or none when it was never set.
+    fn read(&self, stamp: u32, rate: f32) -> Option<f32> {
+        let word = self.0.load(Ordering::Relaxed);
+        Self::is_set(word).then(|| {
+            let (value, then) = unpack(word);
+            value * kept(then, stamp, rate)
+        })
+    }
+
+    /// Applies `next(decayed value, share kept)` and stamps it.
+    fn update(&self, stamp: u32, rate: f32, next: impl Fn(Option<f32>, f32) -> f32) {
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let (value, then) = unpack(word);
+            let (old, share, stamp) = if Self::is_set(word) {
+                // A stamp never goes back: a late thread would count time twice.
+                let stamp = if elapsed(then, stamp) == 0 {
+                    then
+                } else {
+                    stamp
+                };
+                let share = kept(then, stamp, rate);
+                (Some(value * share), share, stamp)
+            } else {
+                (None, 0.0, stamp)
+            };
+            // Zero would read as "never set".
+            let new = pack(next(old, share).clamp(f32::MIN_POSITIVE, 1e18), stamp);
+            match self
+                .0
+                .compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
+    }
+}
+
+/// Units from `then` to `now`, 0 when `now` is before it.
+fn elapsed(then: u32, now: u32) -> u32 {
+    let units = now.wrapping_sub(then);
+    // Threads read their clocks in another order than they come here: within a second that is the past.
+    if units > u32::MAX - (1_000_000_000 >> STAMP_SHIFT) {
+        0
+    } else {
+        units
+    }
+}
+
+/// The share that is left: `e^(-dt/τ)`, where `rate` is one unit over τ.
+fn kept(then: u32, now: u32, rate: f32) -> f32 {
+    (-(elapsed(then, now) as f32) * rate).exp()
+}
+
+/// The load of one endpoint: requests in flight, latency estimate and failure penalty. Shared by reference, without locks.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use ha_core::load::{Config, PeakEwma};
+///
+/// let now = Instant::now();
+/// let load = PeakEwma::new(Config::default(), now)?;
+/// load.start();
+/// load.record(Duration::from_millis(20), now);
+/// load.finish();
+/// assert_eq!(load.estimate(now).as_millis(), 20);
+/// // Nothing was sent for a while: the next look is kinder.
+/// assert!(load.estimate(now + Duration::from_secs(10)) < Duration::from_millis(8));
+/// # Ok::<(), ha_core::config::ConfigError>(())
+/// ```
+#[derive(Debug)]
+pub struct PeakEwma {
+    in_flight: AtomicU32,
+    estimate: Decaying,
+    penalty: Decaying,
+    epoch: Instant,
+    rate: f32,
+    penalty_rate: f32,
+    penalty_nanos: f32,
+    unknown_nanos: f32,
+}
+
+fn rate(decay: Duration) -> f32 {
+    (1u64 << STAMP_SHIFT) as f32 / decay.as_nanos() as f32
+}
+
+impl PeakEwma {
+    /// A load without history.
+    ///
+    /// # Errors
+    /// As [`Config::validate`].
+    pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Self {
+            in_flight: AtomicU32::new(0),
+            estimate: Decaying::new(),
+            penalty: Decaying::new(),
+            epoch: now,
+            rate: rate(config.decay),
+            penalty_rate: rate(config.penalty_decay),
+            penalty_nanos: config.penalty.as_nanos() as f32,
+            unknown_nanos: config.unknown.as_nanos() as f32,
+        })
+    }
+
+    /// One more request is in flight.
+    pub fn start(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One fewer. Call it once for each [`start`](Self::start).
+    pub fn finish(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many requests are in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Takes the latency of a request that was answered.
+    pub fn record(&self, latency: Duration, now: Instant) {
+        let sample = latency.as_nanos() as f32;
+        self.estimate
+            .update(self.stamp(now), self.rate, |old, share| match old {
+                Some(old) if old >= sample => old + sample * (1.0 - share),
+                _ => sample,
+            });
+    }
+
+    /// Takes a request that timed out or was dropped after `elapsed`: it took at least that long, and whatever the
+    /// estimate says it was not quick.
+    pub fn record_unanswered(&self, elapsed: Duration, now: Instant) {
+        let sample = elapsed.as_nanos() as f32;
+        self.estimate.update(self.stamp(now), self.rate, |old, _| {
+            old.unwrap_or(0.0).max(sample)
+        });
+    }
+
+    /// Takes a failure. `retry_after` is what the endpoint asked for, if it did; it counts up to [`LONGEST_PENALTY`].
+    pub fn penalize(&self, retry_after: Option<Duration>, now: Instant) {
+        let asked = retry_after.unwrap_or_default().min(LONGEST_PENALTY);
+        let penalty = self.penalty_nanos.max(asked.as_nanos() as f32);
+        self.penalty
+            .update(self.stamp(now), self.penalty_rate, |old, _| {
+                old.unwrap_or(0.0).max(penalty)
+            });
+    }
+
+    /// The latency estimate, decayed to now. Zero without history.
+    #[must_use]
+    pub fn estimate(&self, now: Instant) -> Duration {
+        let nanos = self
+            .estimate
+            .read(self.stamp(now), self.rate)
+            .unwrap_or(0.0);
+        Duration::from_nanos(nanos as u64)
+    }
+
+    /// The failure penalty, decayed to now.
+    #[must_use]
+    pub fn penalty(&self, now: Instant) -> Duration {
+        let nanos = self
+            .penalty
+            .read(self.stamp(now), self.penalty_rate)
+            .unwrap_or(0.0);
+        Duration::from_nanos(nanos as u64)
+    }
+
+    /// What the next request would cost: `estimate · (in flight + 1) + penalty`, in nanoseconds.
+    #[must_use]
+    pub fn cost(&self, now: Instant) -> f64 {
+        let stamp = self.stamp(now);
+        let in_flight = self.in_flight();
+        let estimate = match self.estimate.read(stamp, self.rate) {
+            Some(estimate) => estimate,
+            None if in_flight > 0 => self.unknown_nanos,
+            None => 0.0,
+        };
+        f64::from(estimate) * (f64::from(in_flight) + 1.0) + self.penalty_nanos(stamp)
+    }
+
+    /// What the next request would cost when only counts matter: `in flight + 1 + penalty in milliseconds`.
+    #[must_use]
+    pub fn pending_cost(&self, now: Instant) -> f64 {
+        let penalty = if Decaying::is_set(self.penalty.0.load(Ordering::Relaxed)) {
+            self.penalty_nanos(self.stamp(now)) / 1e6
+        } else {
+            0.0
+        };
+        f64::from(self.in_flight()) + 1.0 + penalty
+    }
+
+    fn penalty_nanos(&self, stamp: u32) -> f64 {
+        self.penalty
+            .read(stamp, self.penalty_rate)
+            .map_or(0.0, f64::from)
+    }
+
+    fn stamp(&self, now: Instant) -> u32 {
+        let since = now.saturating_duration_since(self.epoch);
+        // `as_nanos` is 128 bits wide and this is the hot path; seconds beyond 584 years may wrap.
+        let nanos = since.as_secs().wrapping_mul(1_000_000_000) + u64::from(since.subsec_nanos());
+        (nanos >> STAMP_SHIFT) as u32
+    }
+}
+
+#[cfg(all(test, not(ha_loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const SEC: Duration = Duration::from_secs(1);
+
+    fn load() -> (PeakEwma, Instant) {
+        let now = Instant::now();
+        (PeakEwma::new(Config::default(), now).unwrap(), now)
+    }
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() <= b.abs() * 1e-3 + 1.0
+    }
+
+    #[test]
+    fn a_peak_replaces_the_estimate_and_a_lower_sample_blends_in_by_the_time_passed() {
+        let (load, now) = load();
+        load.record(10 * MS, now);
+        load.record(100 * MS, now + SEC);
+        assert!(close(load.estimate(now + SEC).as_nanos() as f64, 100e6));
+        load.record(10 * MS, now + 11 * SEC);
+        let kept = (-1.0f64).exp();
+        let expected = 100e6 * kept + 10e6 * (1.0 - kept);
+        assert!(close(
+            load.estimate(now + 11 * SEC).as_nanos() as f64,
+            expected
+        ));
+    }
+
+    #[test]
+    fn a_read_decays_and_stores_nothing() {
+        let (load, now) = load();
+        load.record(100 * MS, now);
+        for _ in 0..1000 {
+            let later = load.estimate(now + 10 * SEC).as_nanos() as f64;
+            assert!(close(later, 100e6 * (-1.0f64).exp()));
+        }
+        assert!(close(load.estimate(now).as_nanos() as f64, 100e6));
+    }
+
+    #[test]
+    fn cost_counts_what_is_in_flight_and_the_next_one() {
+        let (load, now) = load();
+        load.record(10 * MS, now);
+        for n in 0..4 {
+            assert!(close(load.cost(now), 10e6 * f64::from(n + 1)));
+            load.start();
+        }
+        load.finish();
+        assert_eq!(load.in_flight(), 3);
+    }
+
+    #[test]
+    fn a_newcomer_is_free_until_its_first_request_is_pending() {
+        let (load, now) = load();
+        assert_eq!(load.cost(now), 0.0);
+        load.start();
+        assert!(
+            close(load.cost(now), 2e9),
+            "one second, times one in flight and the next"
+        );
+    }
+
+    #[test]
+    fn a_fast_failure_costs_more_than_a_slow_success_and_fades_soon() {
+        let (failing, now) = load();
+        let (slow, _) = load();
+        failing.record(MS, now);
+        failing.penalize(None, now);
+        slow.record(500 * MS, now);
+        assert!(failing.cost(now) > slow.cost(now));
+        let later = now + 10 * SEC;
+        assert!(failing.penalty(later) < MS);
+        assert!(failing.cost(later) < slow.cost(later));
+    }
+
+    #[test]
+    fn the_negative_control_without_a_penalty_prefers_the_fast_failure() {
+        let (failing, now) = load();
+        let (slow, _) = load();
+        failing.record(MS, now);
+        slow.record(500 * MS, now);
+        assert!(failing.cost(now) < slow.cost(now));
+    }
+
+    #[test]
+    fn penalties_do_not_pile_up_and_obey_retry_after_up_to_five_minutes() {
+        let (load, now) = load();
+        for _ in 0..100 {
+            load.penalize(None, now);
+        }
+        assert!(close(load.penalty(now).as_nanos() as f64, 5e9));
+        load.penalize(Some(20 * SEC), now);
+        assert!(close(load.penalty(now).as_nanos() as f64, 20e9));
+        load.penalize(Some(Duration::MAX), now);
+        assert!(close(load.penalty(now).as_nanos() as f64, 300e9));
+    }
+
+    #[test]
+    fn an_unanswered_request_makes_it_look_as_slow_as_the_wait() {
+        let (load, now) = load();
+        load.record(MS, now);
+        load.record_unanswered(SEC, now + SEC);
+        assert!(close(load.estimate(now + SEC).as_nanos() as f64, 1e9));
+        load.record_unanswered(MS, now + SEC);
+        assert!(
+            close(load.estimate(now + SEC).as_nanos() as f64, 1e9),
+            "never quicker"
+        );
+    }
+
+    #[test]
+    fn a_clock_read_earlier_on_another_thread_does_not_undo_time() {
+        let (load, now) = load();
+        load.record(100 * MS, now + SEC);
+        load.record(50 * MS, now);
+        let estimate = load.estimate(now + SEC).as_nanos() as f64;
+        assert!(close(estimate, 100e6), "{estimate}");
+    }
+
+    #[test]
+    fn zero_latencies_and_centuries_are_survived() {
+        let (load, now) = load();
+        load.record(Duration::ZERO, now);
+        load.record(Duration::MAX, now);
+        assert!(load.cost(now).is_finite());
+        assert!(load.cost(now + 1_000_000 * SEC).is_finite());
+    }
+
+    #[test]
+    fn senseless_numbers_are_refused_by_name() {
+        let config = Config {
+            decay: Duration::ZERO,
+            ..Config::default()
+        };
+        let error = PeakEwma::new(config, Instant::now()).unwrap_err();
+        assert_eq!(error.field(), "load.decay");
+    }
+
+    proptest! {
+        #[test]
+        fn the_packed_estimate_agrees_with_the_formula_in_double_precision(
+            samples in prop::collection::vec((20u64..5_000_000, 1u64..2_000_000), 1..50),
+        ) {
+            let (load, mut now) = load();
+            let mut model: Option<f64> = None;
+            for (gap_micros, sample_micros) in samples {
+                now += Duration::from_micros(gap_micros);
+                let sample = sample_micros as f64 * 1e3;
+                let share = (-(gap_micros as f64 / 1e6) / 10.0).exp();
+                model = Some(match model {
+                    Some(old) if old * share >= sample => old * share + sample * (1.0 - share),
+                    _ => sample,
+                });
+                load.record(Duration::from_micros(sample_micros), now);
+                let (got, want) = (load.estimate(now).as_nanos() as f64, model.unwrap());
+                prop_assert!((got - want).abs() <= want * 0.005 + 1_000.0, "{got} {want}");
+            }
+        }
+    }
+}
