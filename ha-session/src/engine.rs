@@ -1,0 +1,192 @@
+//! The rules by which a stored session changes. Every store follows them: the memory store by calling this module,
+//! Redis by a script and PostgreSQL by a function that say the same.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::expiry::Expiry;
+use crate::id::SessionKey;
+use crate::record::{Change, Patch, Record, Value, Version};
+use crate::store::{Commit, Ending, Gone, Outcome, ROTATION_GRACE};
+
+/// How long the end of a session is remembered: an hour, longer than any request lasts.
+pub(crate) const TOMBSTONE_MS: u64 = 3_600_000;
+
+/// A session as it is stored. All times are milliseconds on the store's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) version: Version,
+    pub(crate) state: State,
+    pub(crate) idle_until: u64,
+    pub(crate) absolute_until: u64,
+    pub(crate) values: BTreeMap<String, Value>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Live,
+    /// The session went on under another id.
+    Rotated {
+        at: u64,
+    },
+    Destroyed {
+        at: u64,
+    },
+}
+
+/// How an entry looks at a point in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum View {
+    Live,
+    Superseded,
+    Gone(Gone),
+}
+
+impl Entry {
+    fn new(now: u64, expiry: Expiry) -> Self {
+        let absolute_until = now + millis(expiry.absolute());
+        Self {
+            version: Version::ZERO,
+            state: State::Live,
+            idle_until: absolute_until.min(now + millis(expiry.idle())),
+            absolute_until,
+            values: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn view(&self, now: u64) -> View {
+        let gone = |ending, at: u64| {
+            View::Gone(Gone {
+                ending,
+                ago: Some(Duration::from_millis(now.saturating_sub(at))),
+            })
+        };
+        let ends = self.idle_until.min(self.absolute_until);
+        match self.state {
+            State::Destroyed { at } => gone(Ending::Destroyed, at),
+            State::Rotated { at } if now >= at + millis(ROTATION_GRACE) => {
+                gone(Ending::Rotated, at)
+            }
+            _ if now >= ends => gone(Ending::Expired, ends),
+            State::Rotated { .. } => View::Superseded,
+            State::Live => View::Live,
+        }
+    }
+
+    pub(crate) fn record(&self, now: u64) -> Record {
+        Record {
+            version: self.version,
+            values: self.values.clone(),
+            idle_left: Duration::from_millis(self.idle_until.saturating_sub(now)),
+            absolute_left: Duration::from_millis(self.absolute_until.saturating_sub(now)),
+            superseded: !matches!(self.state, State::Live),
+        }
+    }
+
+    /// Whether nobody can need this entry any more.
+    pub(crate) fn is_forgettable(&self, now: u64) -> bool {
+        let end = match self.state {
+            State::Live => self.idle_until.min(self.absolute_until),
+            State::Rotated { at } | State::Destroyed { at } => at,
+        };
+        now >= end.saturating_add(TOMBSTONE_MS)
+    }
+
+    pub(crate) fn touch(&mut self, expiry: Expiry, now: u64) {
+        if self.view(now) == View::Live {
+            self.idle_until = self.absolute_until.min(now + millis(expiry.idle()));
+        }
+    }
+
+    pub(crate) fn destroy(&mut self, now: u64) {
+        if !matches!(self.state, State::Destroyed { .. }) {
+            self.state = State::Destroyed { at: now };
+            self.version = self.version.next(now);
+            self.values.clear();
+        }
+    }
+
+    fn apply(&mut self, patch: &Patch, expiry: Expiry, now: u64) {
+        self.version = self.version.next(now);
+        for (name, change) in patch.iter() {
+            match change {
+                Change::Set(bytes) => {
+                    let value = Value {
+                        version: self.version,
+                        bytes: bytes.clone(),
+                    };
+                    self.values.insert(name.to_owned(), value);
+                }
+                Change::Remove => {
+                    self.values.remove(name);
+                }
+            }
+        }
+        self.idle_until = self.absolute_until.min(now + millis(expiry.idle()));
+    }
+}
+
+/// What a commit leads to: the outcome, and the entries to store under [`Commit::key`] and [`Commit::rotate_to`].
+pub(crate) struct Step {
+    pub(crate) outcome: Outcome,
+    pub(crate) writes: Vec<(SessionKey, Entry)>,
+}
+
+impl Step {
+    fn refuse(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            writes: Vec::new(),
+        }
+    }
+}
+
+/// Decides a commit against what is stored under [`Commit::key`].
+pub(crate) fn commit(stored: Option<&Entry>, commit: &Commit, now: u64) -> Step {
+    let base = match stored.map(|entry| (entry, entry.view(now))) {
+        None if commit.create => Entry::new(now, commit.expiry),
+        None => return Step::refuse(Outcome::Gone(Gone::MISSING)),
+        Some((_, View::Gone(gone))) => return Step::refuse(Outcome::Gone(gone)),
+        Some((_, View::Superseded)) => return Step::refuse(Outcome::Superseded),
+        Some((entry, View::Live)) => entry.clone(),
+    };
+    if let Some(expected) = &commit.expected {
+        let keys: Vec<_> = expected
+            .iter()
+            .filter(|(name, seen)| {
+                base.values.get(*name).map_or(Version::ZERO, |v| v.version) != **seen
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        if !keys.is_empty() {
+            return Step::refuse(Outcome::Conflict { keys });
+        }
+    }
+    let bytes = base.record(now).size_with(&commit.patch);
+    if bytes > commit.max_bytes {
+        return Step::refuse(Outcome::TooLarge { bytes });
+    }
+    let mut next = base.clone();
+    next.apply(&commit.patch, commit.expiry, now);
+    let outcome = Outcome::Committed(next.record(now));
+    let writes = match commit.rotate_to {
+        None => vec![(commit.key, next)],
+        Some(successor) => {
+            let old = Entry {
+                state: State::Rotated { at: now },
+                version: next.version,
+                ..base
+            };
+            vec![(commit.key, old), (successor, next)]
+        }
+    };
+    Step { outcome, writes }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

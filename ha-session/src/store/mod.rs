@@ -1,0 +1,311 @@
+//! Where sessions live: the contract, and the stores that keep it.
+
+mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(all(feature = "redis", feature = "postgres"))]
+mod tiered;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+pub use self::memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use self::postgres::{MigrateError, PostgresStore};
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
+#[cfg(all(feature = "redis", feature = "postgres"))]
+pub use self::tiered::{Level, Tiered};
+use crate::expiry::Expiry;
+use crate::id::SessionKey;
+use crate::record::{FORMAT, Patch, Record, Version};
+
+/// How long a rotated id still answers reads, with the values from before the rotation: 10 s, enough for requests that
+/// were under way.
+pub const ROTATION_GRACE: Duration = Duration::from_secs(10);
+
+/// What a store knows of a session.
+#[derive(Debug)]
+pub enum Load {
+    /// It exists.
+    Found(Record),
+    /// It does not exist any more, for certain.
+    Gone(Gone),
+    /// The store cannot say. This is not "gone".
+    Unknown(StoreError),
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// In which way.
+    pub ending: Ending,
+    /// How long ago, on the store's clock, where it is still known.
+    pub ago: Option<Duration>,
+}
+
+impl Gone {
+    /// The store holds nothing under this key, not even how it ended.
+    pub const MISSING: Self = Self {
+        ending: Ending::Missing,
+        ago: None,
+    };
+}
+
+/// In which way a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ending {
+    /// It was destroyed.
+    Destroyed,
+    /// It went on under another id and the grace is over.
+    Rotated,
+    /// It was idle for too long or too old.
+    Expired,
+    /// Nothing is known under this key; stores remember endings for longer than requests last.
+    Missing,
+}
+
+/// What to write, as one atomic step.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Commit {
+    /// The session.
+    pub key: SessionKey,
+    /// Whether this commit starts the session. If not, a session that is gone stays gone.
+    pub create: bool,
+    /// What changed.
+    pub patch: Patch,
+    /// The key that takes over in the same step, if the id rotates. It has the same [`SessionKey::tag`].
+    pub rotate_to: Option<SessionKey>,
+    /// For each changed name the version that the request saw (zero for none), if a name that somebody else changed
+    /// since is to refuse the commit. `None`: the last writer of a name wins.
+    pub expected: Option<BTreeMap<String, Version>>,
+    /// How long the session lives.
+    pub expiry: Expiry,
+    /// The most bytes that the names and values may have afterwards.
+    pub max_bytes: usize,
+}
+
+impl Commit {
+    /// Starts a session.
+    #[must_use]
+    pub fn create(key: SessionKey, patch: Patch, expiry: Expiry, max_bytes: usize) -> Self {
+        Self {
+            key,
+            create: true,
+            patch,
+            rotate_to: None,
+            expected: None,
+            expiry,
+            max_bytes,
+        }
+    }
+
+    /// Changes a session.
+    #[must_use]
+    pub fn update(key: SessionKey, patch: Patch, expiry: Expiry, max_bytes: usize) -> Self {
+        Self {
+            create: false,
+            ..Self::create(key, patch, expiry, max_bytes)
+        }
+    }
+
+    /// The key under which the session is found after the commit.
+    #[must_use]
+    pub fn key_after(&self) -> SessionKey {
+        self.rotate_to.unwrap_or(self.key)
+    }
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is stored; this is the whole session now, with what others wrote.
+    Committed(Record),
+    /// The session is gone; nothing was stored.
+    Gone(Gone),
+    /// The id was rotated away a moment ago; nothing was stored.
+    Superseded,
+    /// Somebody else changed these names since; nothing was stored.
+    Conflict {
+        /// The names.
+        keys: Vec<String>,
+    },
+    /// The session would have this many bytes; nothing was stored.
+    TooLarge {
+        /// Names and values together.
+        bytes: usize,
+    },
+}
+
+/// Why a store did not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store was not reached, or refused before doing anything. Nothing changed.
+    #[error("{store} is not available")]
+    Unavailable {
+        /// Which store.
+        store: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store was asked, but its answer never came. A write may be stored or not.
+    #[error("{store} did not answer")]
+    NoAnswer {
+        /// Which store.
+        store: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store did not answer within this time. A write may be stored or not.
+    #[error("the session store did not answer within {after:?}")]
+    Timeout {
+        /// The deadline.
+        after: Duration,
+    },
+    /// The session was written in a format that this version does not know, most likely by a newer one. Nothing
+    /// changed.
+    #[error("stored session has format {found}, this version reads up to {FORMAT}")]
+    Format {
+        /// The format found.
+        found: u64,
+    },
+    /// What is stored is not a session. Nothing changed.
+    #[error("{store} holds something that is not a session: {what}")]
+    Corrupt {
+        /// Which store.
+        store: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The store answered, but only with a state older than what this client was already told. Nothing changed.
+    #[error("{store} only has version {found}, the client was told version {floor}")]
+    Stale {
+        /// Which store.
+        store: &'static str,
+        /// The version found.
+        found: Version,
+        /// The version that the client knows of.
+        floor: Version,
+    },
+    /// The store holds as many sessions as it may. Nothing changed.
+    #[error("the store already holds {max} sessions")]
+    Full {
+        /// The limit.
+        max: usize,
+    },
+}
+
+impl StoreError {
+    /// Whether a write that ended with this error may be stored all the same.
+    #[must_use]
+    pub fn may_have_changed(&self) -> bool {
+        matches!(self, Self::NoAnswer { .. } | Self::Timeout { .. })
+    }
+}
+
+/// Keeps sessions.
+///
+/// Whoever implements it promises:
+/// - every method is one atomic step: dropped, timed out or failed half-way it has happened or not, never in part;
+/// - a key that was destroyed or rotated away never comes back: [`commit`](Store::commit) without `create` on a key that
+///   is gone answers [`Outcome::Gone`];
+/// - commits of the same session are applied one after the other, each to the result of the one before, so that
+///   changes of different names merge;
+/// - "unknown" is never answered as "gone".
+pub trait Store: Send + Sync + 'static {
+    /// Reads a session. `floor` is the newest version that this client was told: an older state is not an answer.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    fn load(&self, key: SessionKey, floor: Version) -> impl Future<Output = Load> + Send;
+
+    /// Applies a patch, and the rotation if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store did not confirm the commit.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the commit happens as a whole or not at all.
+    fn commit(&self, commit: Commit) -> impl Future<Output = Result<Outcome, StoreError>> + Send;
+
+    /// Ends a session for good. Ending what is gone already is fine.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store did not confirm it.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the session is ended or not.
+    fn destroy(&self, key: SessionKey) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Starts the idle window anew. Touching what is gone changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store did not confirm it.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the window is extended or not.
+    fn touch(
+        &self,
+        key: SessionKey,
+        expiry: Expiry,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+impl<S: Store> Store for Arc<S> {
+    fn load(&self, key: SessionKey, floor: Version) -> impl Future<Output = Load> + Send {
+        (**self).load(key, floor)
+    }
+
+    fn commit(&self, commit: Commit) -> impl Future<Output = Result<Outcome, StoreError>> + Send {
+        (**self).commit(commit)
+    }
+
+    fn destroy(&self, key: SessionKey) -> impl Future<Output = Result<(), StoreError>> + Send {
+        (**self).destroy(key)
+    }
+
+    fn touch(
+        &self,
+        key: SessionKey,
+        expiry: Expiry,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        (**self).touch(key, expiry)
+    }
+}
+
+/// A [`Store`] of whatever type, so that handlers need not name it.
+pub(crate) trait AnyStore: Send + Sync {
+    fn load(&self, key: SessionKey, floor: Version) -> BoxFuture<'_, Load>;
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome, StoreError>>;
+    fn destroy(&self, key: SessionKey) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn touch(&self, key: SessionKey, expiry: Expiry) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+impl<S: Store> AnyStore for S {
+    fn load(&self, key: SessionKey, floor: Version) -> BoxFuture<'_, Load> {
+        Box::pin(Store::load(self, key, floor))
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome, StoreError>> {
+        Box::pin(Store::commit(self, commit))
+    }
+
+    fn destroy(&self, key: SessionKey) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(Store::destroy(self, key))
+    }
+
+    fn touch(&self, key: SessionKey, expiry: Expiry) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(Store::touch(self, key, expiry))
+    }
+}

@@ -1,0 +1,254 @@
+//! Sessions in PostgreSQL: one row per session, one statement per step.
+
+mod migrate;
+mod row;
+
+use std::fmt;
+use std::time::Duration;
+
+use ha_db::postgres::{Causal, Conn, Consistency, Error, Router};
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use crate::engine::millis;
+use crate::expiry::Expiry;
+use crate::id::SessionKey;
+use crate::record::Version;
+use crate::store::{Commit, Ending, Load, Outcome, ROTATION_GRACE, Store, StoreError};
+
+pub use self::migrate::MigrateError;
+
+const NAME: &str = "postgresql";
+
+const LOAD: &str = "select format::int, version, state::int, data::text, \
+     (extract(epoch from idle_until - clock_timestamp()) * 1000)::bigint, \
+     (extract(epoch from absolute_until - clock_timestamp()) * 1000)::bigint, \
+     (extract(epoch from clock_timestamp() - coalesce(ended_at, idle_until)) * 1000)::bigint \
+     from ha_session where key = $1";
+const COMMIT: &str = "select outcome, stored_format, new_version, idle_left_ms, absolute_left_ms, ago_ms, payload::text \
+     from ha_session_commit_1($1, $2, $3, $4::text::jsonb, $5, $6::text::jsonb, $7, $8, $9, $10)";
+const DESTROY: &str = "update ha_session set state = 2, data = '{}', ended_at = clock_timestamp(), \
+     idle_until = least(idle_until, clock_timestamp()), \
+     version = greatest(version + 1, floor(extract(epoch from clock_timestamp()) * 1000)::bigint) \
+     where key = $1 and state <> 2 and format = 1";
+const TOUCH: &str = "update ha_session \
+     set idle_until = least(absolute_until, clock_timestamp() + $2 * interval '1 millisecond') \
+     where key = $1 and state = 0 and format = 1 and idle_until > clock_timestamp()";
+const PURGE: &str = "delete from ha_session where key in (select key from ha_session \
+     where idle_until < clock_timestamp() - interval '1 hour' order by idle_until limit $1 for update skip locked)";
+
+/// Sessions in PostgreSQL, through a router that finds the primary.
+///
+/// Each session is one row; a commit patches the changed names of its `jsonb` under the row's lock, in one round trip. All
+/// time is the server's. Call [`migrate`](Self::migrate) at start-up and [`purge`](Self::purge) now and then.
+///
+/// # What it promises
+/// What [`Store`] asks for, at the durability of the server's own `synchronous_commit` and `synchronous_standby_names`: with a
+/// synchronous standby no acknowledged commit is lost with one node.
+///
+/// Reads go to the primary. While there is none, a replica answers those that it can prove: the cookie carries the
+/// newest version that its holder was told, and a replica that has this version or a later one has everything this
+/// client was promised. A session that a replica does not have, or has in an older state, is unknown and not gone. What
+/// a replica cannot prove is that nobody else has just ended the session: during an outage of the primary a sign-out made
+/// within the replica's lag before it may not be seen yet.
+#[derive(Clone)]
+pub struct PostgresStore {
+    router: Router,
+    primary_wait: Duration,
+}
+
+impl PostgresStore {
+    /// How long a read waits for the primary before it asks a replica, 500 ms: longer than a healthy primary needs,
+    /// short enough for a user who waits.
+    pub const PRIMARY_WAIT: Duration = Duration::from_millis(500);
+
+    /// A store on this router.
+    #[must_use]
+    pub fn new(router: Router) -> Self {
+        Self {
+            router,
+            primary_wait: Self::PRIMARY_WAIT,
+        }
+    }
+
+    /// Creates or upgrades the schema. Many nodes may do so at the same time; what is done already is not done again.
+    ///
+    /// # Errors
+    /// [`MigrateError`]. The schema is unchanged then.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the migration has happened as a whole or not at all.
+    pub async fn migrate(&self) -> Result<(), MigrateError> {
+        migrate::run(&self.router).await
+    }
+
+    /// Deletes up to `limit` sessions that ended more than an hour ago and says how many. Rows that somebody else is
+    /// deleting are skipped.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the rows are deleted or not.
+    pub async fn purge(&self, limit: u32) -> Result<u64, StoreError> {
+        let limit = i64::from(limit);
+        self.execute(PURGE, &[(&limit, Type::INT8)]).await
+    }
+
+    async fn execute(
+        &self,
+        statement: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<u64, StoreError> {
+        let conn = self.primary().await?;
+        let result = conn.execute_typed(statement, params).await;
+        result.map_err(|error| query_error(Error::from(error)))
+    }
+
+    async fn primary(&self) -> Result<Conn, StoreError> {
+        let db = self.router.db(Causal::new(None));
+        db.write().await.map_err(query_error)
+    }
+
+    async fn read(
+        &self,
+        consistency: Consistency,
+        key: SessionKey,
+    ) -> Result<Option<Row>, StoreError> {
+        let db = self.router.db(Causal::new(None));
+        let conn = db.read_with(consistency).await.map_err(query_error)?;
+        let hash = &key.hash()[..];
+        let rows = conn.query_typed(LOAD, &[(&hash, Type::BYTEA)]).await;
+        let rows = rows.map_err(|error| query_error(Error::from(error)))?;
+        Ok(rows.into_iter().next())
+    }
+
+    async fn load_from_primary(&self, key: SessionKey) -> Result<Load, StoreError> {
+        let after = self.primary_wait;
+        let read = self.read(Consistency::Strong, key);
+        let row = tokio::time::timeout(after, read)
+            .await
+            .unwrap_or(Err(StoreError::Timeout { after }))?;
+        row::load(row)
+    }
+
+    /// A replica's answer, where it proves itself; otherwise why the primary did not answer.
+    async fn load_from_replica(&self, key: SessionKey, floor: Version, why: StoreError) -> Load {
+        let after = self.primary_wait;
+        let read = self.read(Consistency::Eventual, key);
+        let row = match tokio::time::timeout(after, read).await {
+            Ok(Ok(row)) => row,
+            Ok(Err(_)) | Err(_) => return Load::Unknown(why),
+        };
+        match row::load(row) {
+            Ok(Load::Found(record)) if record.version < floor => Load::Unknown(StoreError::Stale {
+                store: NAME,
+                found: record.version,
+                floor,
+            }),
+            Ok(Load::Found(record)) => Load::Found(record),
+            // These are final wherever they are seen; the other endings may only not have arrived yet.
+            Ok(Load::Gone(gone)) if matches!(gone.ending, Ending::Destroyed | Ending::Rotated) => {
+                Load::Gone(gone)
+            }
+            Ok(Load::Gone(_)) | Ok(Load::Unknown(_)) => Load::Unknown(why),
+            Err(error) => Load::Unknown(error),
+        }
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("router", &self.router)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store for PostgresStore {
+    async fn load(&self, key: SessionKey, floor: Version) -> Load {
+        match self.load_from_primary(key).await {
+            Ok(load) => {
+                if let Load::Found(record) = &load {
+                    if record.version < floor {
+                        tracing::warn!(
+                            session = %key,
+                            found = record.version.get(),
+                            told = floor.get(),
+                            "postgresql lost acknowledged session changes"
+                        );
+                    }
+                }
+                load
+            }
+            Err(error @ (StoreError::Format { .. } | StoreError::Corrupt { .. })) => {
+                Load::Unknown(error)
+            }
+            Err(error) => self.load_from_replica(key, floor, error).await,
+        }
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
+        let params = row::CommitParams::new(&commit);
+        let key = &commit.key.hash()[..];
+        let successor = commit.rotate_to.as_ref().map(|key| &key.hash()[..]);
+        let idle = ms(commit.expiry.idle());
+        let absolute = ms(commit.expiry.absolute());
+        let grace = ms(ROTATION_GRACE);
+        let max = i64::try_from(commit.max_bytes).unwrap_or(i64::MAX);
+        let conn = self.primary().await?;
+        let rows = conn
+            .query_typed(
+                COMMIT,
+                &[
+                    (&key, Type::BYTEA),
+                    (&commit.create, Type::BOOL),
+                    (&successor, Type::BYTEA),
+                    (&params.set, Type::TEXT),
+                    (&params.remove, Type::TEXT_ARRAY),
+                    (&params.expected, Type::TEXT),
+                    (&idle, Type::INT8),
+                    (&absolute, Type::INT8),
+                    (&grace, Type::INT8),
+                    (&max, Type::INT8),
+                ],
+            )
+            .await
+            .map_err(|error| query_error(Error::from(error)))?;
+        row::outcome(rows.into_iter().next())
+    }
+
+    async fn destroy(&self, key: SessionKey) -> Result<(), StoreError> {
+        let hash = &key.hash()[..];
+        self.execute(DESTROY, &[(&hash, Type::BYTEA)])
+            .await
+            .map(drop)
+    }
+
+    async fn touch(&self, key: SessionKey, expiry: Expiry) -> Result<(), StoreError> {
+        let hash = &key.hash()[..];
+        let idle = ms(expiry.idle());
+        self.execute(TOUCH, &[(&hash, Type::BYTEA), (&idle, Type::INT8)])
+            .await
+            .map(drop)
+    }
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(millis(duration)).unwrap_or(i64::MAX)
+}
+
+fn query_error(error: Error) -> StoreError {
+    let refused = match &error {
+        // The server's own refusal rolled the statement back; a broken link says nothing.
+        Error::Query(query) => query.code().is_some(),
+        Error::Timeout { .. } => false,
+        other => !other.is_unknown(),
+    };
+    let (store, source) = (NAME, Box::new(error));
+    if refused {
+        StoreError::Unavailable { store, source }
+    } else {
+        StoreError::NoAnswer { store, source }
+    }
+}

@@ -1,0 +1,91 @@
+-- KEYS: session, successor (the same key when the id stays).
+-- ARGV: create, idle ms, absolute ms, grace ms, most bytes, remembered ms, number of sets, of removes, of expectations;
+-- then name and value of each set, name of each remove, name and version of each expectation.
+local key, successor = KEYS[1], KEYS[2]
+local idle, absolute, grace = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local most, remembered = tonumber(ARGV[5]), tonumber(ARGV[6])
+local sets, removes, expectations = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+
+local entry = look(key)
+if entry.view == 'missing' and ARGV[1] == '1' then
+  entry = { view = 'live', format = 1, version = 0, idle = now + idle, absolute = now + absolute }
+elseif entry.view ~= 'live' then
+  return answer(entry)
+end
+
+local at = 10
+local sizes, set, removed = {}, {}, {}
+for _ = 1, sets do
+  set[ARGV[at]] = ARGV[at + 1]
+  at = at + 2
+end
+for _ = 1, removes do
+  removed[ARGV[at]] = true
+  at = at + 1
+end
+
+local values = {}
+local flat = redis.call('HGETALL', key)
+for n = 1, #flat, 2 do
+  if string.sub(flat[n], 1, 2) == 'k:' then
+    values[string.sub(flat[n], 3)] = flat[n + 1]
+  end
+end
+
+local conflicts = {}
+for _ = 1, expectations do
+  local stored = values[ARGV[at]]
+  local seen = stored and string.match(stored, '^(%d+):') or '0'
+  if seen ~= ARGV[at + 1] then
+    conflicts[#conflicts + 1] = ARGV[at]
+  end
+  at = at + 2
+end
+if #conflicts > 0 then
+  entry.view = 'conflict'
+  local out = answer(entry)
+  for _, name in ipairs(conflicts) do
+    out[#out + 1] = name
+    out[#out + 1] = ''
+  end
+  return out
+end
+
+local version = math.max(entry.version + 1, now)
+local next_values = {}
+local bytes = 0
+for name, stored in pairs(values) do
+  if not set[name] and not removed[name] then
+    next_values[name] = stored
+    local _, prefix = string.find(stored, ':', 1, true)
+    bytes = bytes + #name + #stored - prefix
+  end
+end
+for name, value in pairs(set) do
+  next_values[name] = int(version) .. ':' .. value
+  bytes = bytes + #name + #value
+end
+if bytes > most then
+  return { 'too_large', '1', '0', '0', '0', int(bytes), '0' }
+end
+
+local idle_until = math.min(now + idle, entry.absolute)
+if successor ~= key then
+  local ends = math.min(entry.idle, now + grace)
+  redis.call('HSET', key, 's', '1', 'e', int(now), 'i', int(ends), 'v', int(version))
+  redis.call('PEXPIREAT', key, int(ends + remembered))
+  for name, stored in pairs(next_values) do
+    redis.call('HSET', successor, 'k:' .. name, stored)
+  end
+else
+  for name, _ in pairs(removed) do
+    redis.call('HDEL', key, 'k:' .. name)
+  end
+  for name, _ in pairs(set) do
+    redis.call('HSET', key, 'k:' .. name, next_values[name])
+  end
+end
+redis.call('HSET', successor, 'f', '1', 'v', int(version), 's', '0', 'i', int(idle_until), 'a', int(entry.absolute), 'x',
+  int(now))
+redis.call('PEXPIREAT', successor, int(idle_until + remembered))
+return answer_with_values(successor, look(successor))

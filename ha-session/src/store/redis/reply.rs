@@ -1,0 +1,199 @@
+//! What the scripts answer.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::record::{Record, Value, Version};
+use crate::store::{Ending, Gone, Outcome, StoreError};
+
+pub(crate) const NAME: &str = "redis";
+const HEAD: usize = 7;
+
+/// What is kept in Redis for a session.
+#[derive(Debug)]
+pub(crate) enum Cached {
+    Found(CachedEntry),
+    Gone(Gone),
+    Missing,
+}
+
+/// A copy, and how long ago it was known to be the newest state.
+#[derive(Debug)]
+pub(crate) struct CachedEntry {
+    pub(crate) record: Record,
+    pub(crate) age: Duration,
+}
+
+/// The head that every script answers with, and names with values behind it.
+pub(super) struct Reply {
+    view: String,
+    format: u64,
+    version: u64,
+    idle_left: u64,
+    absolute_left: u64,
+    ago: Option<u64>,
+    age: u64,
+    rest: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Reply {
+    pub(super) fn parse(parts: Vec<Vec<u8>>) -> Result<Self, StoreError> {
+        if parts.len() < HEAD || (parts.len() - HEAD) % 2 != 0 {
+            return Err(corrupt("an answer of another shape"));
+        }
+        let ago: i64 = number(&parts[5])?;
+        let view = text(&parts[0])?.to_owned();
+        let (format, version) = (number(&parts[1])?, number(&parts[2])?);
+        let left = |part: &[u8]| Ok(u64::try_from(number::<i64>(part)?).unwrap_or(0));
+        let (idle_left, absolute_left) = (left(&parts[3])?, left(&parts[4])?);
+        let age = left(&parts[6])?;
+        let mut rest = Vec::new();
+        let mut tail = parts.into_iter().skip(HEAD);
+        while let (Some(name), Some(value)) = (tail.next(), tail.next()) {
+            rest.push((name, value));
+        }
+        Ok(Self {
+            view,
+            format,
+            version,
+            idle_left,
+            absolute_left,
+            ago: u64::try_from(ago).ok(),
+            age,
+            rest,
+        })
+    }
+
+    pub(super) fn check_format(&self) -> Result<(), StoreError> {
+        if self.view == "format" {
+            return Err(StoreError::Format { found: self.format });
+        }
+        Ok(())
+    }
+
+    pub(super) fn cached(self) -> Result<Cached, StoreError> {
+        self.check_format()?;
+        if self.view == "missing" {
+            return Ok(Cached::Missing);
+        }
+        if let Some(gone) = self.gone() {
+            return Ok(Cached::Gone(gone));
+        }
+        let age = Duration::from_millis(self.age);
+        let superseded = match self.view.as_str() {
+            "live" => false,
+            "superseded" => true,
+            _ => return Err(corrupt("an unknown state")),
+        };
+        let record = self.record(superseded)?;
+        Ok(Cached::Found(CachedEntry { record, age }))
+    }
+
+    pub(super) fn outcome(self) -> Result<Outcome, StoreError> {
+        self.check_format()?;
+        if let Some(gone) = self.gone() {
+            return Ok(Outcome::Gone(gone));
+        }
+        match self.view.as_str() {
+            "live" => Ok(Outcome::Committed(self.record(false)?)),
+            "superseded" => Ok(Outcome::Superseded),
+            "conflict" => {
+                let names = self
+                    .rest
+                    .into_iter()
+                    .map(|(name, _)| String::from_utf8(name));
+                let keys = names.collect::<Result<_, _>>();
+                Ok(Outcome::Conflict {
+                    keys: keys.map_err(|_| corrupt("a name that is not text"))?,
+                })
+            }
+            "too_large" => Ok(Outcome::TooLarge {
+                bytes: usize::try_from(self.ago.unwrap_or(0)).unwrap_or(usize::MAX),
+            }),
+            _ => Err(corrupt("an unknown state")),
+        }
+    }
+
+    fn gone(&self) -> Option<Gone> {
+        let ending = match self.view.as_str() {
+            "missing" => Ending::Missing,
+            "destroyed" => Ending::Destroyed,
+            "rotated" => Ending::Rotated,
+            "expired" => Ending::Expired,
+            _ => return None,
+        };
+        let ago = self.ago.map(Duration::from_millis);
+        Some(Gone { ending, ago })
+    }
+
+    fn record(self, superseded: bool) -> Result<Record, StoreError> {
+        let mut values = BTreeMap::new();
+        for (name, stored) in self.rest {
+            let name = String::from_utf8(name).map_err(|_| corrupt("a name that is not text"))?;
+            let colon = stored.iter().position(|byte| *byte == b':');
+            let colon = colon.ok_or_else(|| corrupt("a value without a version"))?;
+            let value = Value {
+                version: Version::new(number(&stored[..colon])?),
+                bytes: Bytes::from(stored).slice(colon + 1..),
+            };
+            values.insert(name, value);
+        }
+        Ok(Record {
+            version: Version::new(self.version),
+            values,
+            idle_left: Duration::from_millis(self.idle_left),
+            absolute_left: Duration::from_millis(self.absolute_left),
+            superseded,
+        })
+    }
+}
+
+fn corrupt(what: &'static str) -> StoreError {
+    StoreError::Corrupt { store: NAME, what }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, StoreError> {
+    std::str::from_utf8(bytes).map_err(|_| corrupt("a field that is not text"))
+}
+
+fn number<T: FromStr>(bytes: &[u8]) -> Result<T, StoreError> {
+    text(bytes)?
+        .parse()
+        .map_err(|_| corrupt("a field that is not a number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(texts: &[&str]) -> Vec<Vec<u8>> {
+        texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+    }
+
+    #[test]
+    fn an_answer_of_another_shape_is_an_error_and_no_panic() {
+        for bad in [
+            &[][..],
+            &["live"],
+            &["live", "1", "x", "0", "0", "0", "0"],
+            &["live", "1", "1", "0", "0", "0", "0", "name"],
+        ] {
+            assert!(Reply::parse(parts(bad)).is_err(), "{bad:?}");
+        }
+        let unversioned = ["live", "1", "1", "0", "0", "0", "0", "name", "value"];
+        let reply = Reply::parse(parts(&unversioned)).unwrap();
+        assert!(matches!(reply.cached(), Err(StoreError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn a_future_format_is_an_error_and_not_a_missing_session() {
+        let reply = Reply::parse(parts(&["format", "2", "1", "0", "0", "0", "0"])).unwrap();
+        assert!(matches!(
+            reply.cached(),
+            Err(StoreError::Format { found: 2 })
+        ));
+    }
+}

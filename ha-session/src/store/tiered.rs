@@ -1,0 +1,394 @@
+//! Redis in front of PostgreSQL.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::engine::millis;
+use crate::expiry::Expiry;
+use crate::id::SessionKey;
+use crate::record::{Record, Version};
+use crate::store::redis::{Cached, CachedEntry};
+use crate::store::{
+    Commit, Ending, Gone, Load, Outcome, PostgresStore, RedisStore, Store, StoreError,
+};
+
+/// What an acknowledged commit means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Level {
+    /// Redis has it. Fast, and lost with what Redis loses: a failover can drop the last moments, a flush drops all.
+    /// PostgreSQL is not used.
+    Cache,
+    /// PostgreSQL has committed it, and Redis has a copy if it could be reached. The default.
+    #[default]
+    Durable,
+}
+
+/// PostgreSQL holds the truth, Redis answers reads.
+///
+/// # What it promises at [`Level::Durable`]
+/// - A commit is acknowledged once PostgreSQL has it, whatever Redis does: losing, flushing or failing over Redis loses no
+///   acknowledged change and signs nobody out.
+/// - A client never reads a state older than it was told. The cookie carries the newest version its holder was told;
+///   an older copy in Redis is not used, the read goes through to PostgreSQL and the copy is repaired. The highest version
+///   wins.
+/// - While PostgreSQL is lost, reads are answered from Redis and commits fail. While both are lost, the state is unknown.
+/// - A sign-out is acknowledged once PostgreSQL has it. It is put into Redis as well, and while Redis cannot be reached that is
+///   tried again for a minute.
+///
+/// # What it does not promise
+/// The holder of a *copy* of the cookie was not told of a sign-out. If Redis was unreachable then, or lost the sign-out in a
+/// failover, it may hold the session as it was before. Such a copy is used for at most [`recheck`](Self::recheck)
+/// before PostgreSQL is asked again; only while PostgreSQL cannot be asked either it stays in use, until PostgreSQL is back
+/// or the session expires. Set [`trust_during_outage`](Self::trust_during_outage) to bound that too, at the price of answering
+/// 503 to everybody once an outage of PostgreSQL is longer.
+#[derive(Clone)]
+pub struct Tiered {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone)]
+struct Settings {
+    level: Level,
+    recheck: Duration,
+    trust_during_outage: Option<Duration>,
+}
+
+struct Inner {
+    redis: RedisStore,
+    cache: RedisStore,
+    postgres: PostgresStore,
+    settings: Settings,
+    redis_pause: Pause,
+    postgres_pause: Pause,
+    burials: Mutex<JoinSet<()>>,
+}
+
+impl Tiered {
+    /// How long a copy in Redis is used before PostgreSQL is asked again, 10 s.
+    pub const DEFAULT_RECHECK: Duration = Duration::from_secs(10);
+    /// How long Redis may take to answer before PostgreSQL is asked instead, 250 ms.
+    pub const CACHE_TIMEOUT: Duration = Duration::from_millis(250);
+
+    /// How long PostgreSQL may take to confirm what Redis has already answered, 250 ms.
+    const CONFIRM_TIMEOUT: Duration = Duration::from_millis(250);
+    /// How long a store that just failed is left alone where there is another way, 500 ms.
+    const PAUSE: Duration = Duration::from_millis(500);
+    const BURY_FOR: Duration = Duration::from_secs(60);
+    const MAX_BURIALS: usize = 1024;
+
+    /// Redis in front of PostgreSQL, at [`Level::Durable`].
+    #[must_use]
+    pub fn new(redis: RedisStore, postgres: PostgresStore) -> Self {
+        let settings = Settings {
+            level: Level::default(),
+            recheck: Self::DEFAULT_RECHECK,
+            trust_during_outage: None,
+        };
+        Self::assemble(redis, postgres, settings)
+    }
+
+    fn assemble(redis: RedisStore, postgres: PostgresStore, settings: Settings) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                cache: redis.with_timeout(Self::CACHE_TIMEOUT),
+                redis,
+                postgres,
+                settings,
+                redis_pause: Pause::new(Self::PAUSE),
+                postgres_pause: Pause::new(Self::PAUSE),
+                burials: Mutex::default(),
+            }),
+        }
+    }
+
+    fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = self.inner.settings.clone();
+        change(&mut settings);
+        let (redis, postgres) = (self.inner.redis.clone(), self.inner.postgres.clone());
+        Self::assemble(redis, postgres, settings)
+    }
+
+    /// What an acknowledged commit means. Default: [`Level::Durable`].
+    #[must_use]
+    pub fn level(self, level: Level) -> Self {
+        self.with(|settings| settings.level = level)
+    }
+
+    /// How long a copy in Redis is used before PostgreSQL is asked again: the longest that a sign-out which Redis missed stays
+    /// unseen, and one read of PostgreSQL per session in use and per this time. Default:
+    /// [`DEFAULT_RECHECK`](Self::DEFAULT_RECHECK). Zero asks every time.
+    #[must_use]
+    pub fn recheck(self, recheck: Duration) -> Self {
+        self.with(|settings| settings.recheck = recheck)
+    }
+
+    /// How long a copy in Redis is used while PostgreSQL cannot be asked. Default: until the session expires.
+    #[must_use]
+    pub fn trust_during_outage(self, limit: Duration) -> Self {
+        self.with(|settings| settings.trust_during_outage = Some(limit))
+    }
+
+    /// The store that holds the truth.
+    #[must_use]
+    pub fn postgres(&self) -> &PostgresStore {
+        &self.inner.postgres
+    }
+
+    fn is_cache_only(&self) -> bool {
+        self.inner.settings.level == Level::Cache
+    }
+}
+
+impl fmt::Debug for Tiered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tiered")
+            .field("level", &self.inner.settings.level)
+            .field("recheck", &self.inner.settings.recheck)
+            .field("redis", &self.inner.redis)
+            .field("postgres", &self.inner.postgres)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    async fn look(&self, key: SessionKey) -> Option<Cached> {
+        if self.redis_pause.is_on() {
+            return None;
+        }
+        match self.cache.look(key).await {
+            Ok(cached) => Some(cached),
+            Err(error) => {
+                self.cache_failed(key, "read", &error);
+                None
+            }
+        }
+    }
+
+    async fn keep(&self, key: SessionKey, record: &Record) {
+        // An id that was rotated away answers for seconds only.
+        if record.superseded || self.redis_pause.is_on() {
+            return;
+        }
+        if let Err(error) = self.cache.put(key, record).await {
+            self.cache_failed(key, "write", &error);
+        }
+    }
+
+    /// Drops the copy of an id that was rotated away. Should that fail, it shows the values from before the rotation
+    /// until it is checked again, and PostgreSQL takes no writes under it.
+    async fn forget(&self, key: SessionKey) {
+        if self.redis_pause.is_on() {
+            return;
+        }
+        if let Err(error) = self.cache.forget(key).await {
+            self.cache_failed(key, "write", &error);
+        }
+    }
+
+    fn cache_failed(&self, key: SessionKey, what: &str, error: &StoreError) {
+        if !matches!(
+            error,
+            StoreError::Format { .. } | StoreError::Corrupt { .. }
+        ) {
+            self.redis_pause.start();
+        }
+        tracing::debug!(
+            session = %key,
+            error = error as &dyn std::error::Error,
+            "redis {what} failed, going on without"
+        );
+    }
+
+    /// PostgreSQL's word on a copy that is here: `None` when it cannot be had quickly.
+    async fn confirm(&self, key: SessionKey, floor: Version) -> Option<Load> {
+        if self.postgres_pause.is_on() {
+            return None;
+        }
+        let load = self.postgres.load(key, floor);
+        match tokio::time::timeout(Tiered::CONFIRM_TIMEOUT, load).await {
+            Ok(Load::Unknown(StoreError::Format { found })) => {
+                Some(Load::Unknown(StoreError::Format { found }))
+            }
+            Ok(Load::Unknown(_)) | Err(_) => {
+                self.postgres_pause.start();
+                None
+            }
+            Ok(load) => Some(load),
+        }
+    }
+
+    async fn load(self: &Arc<Self>, key: SessionKey, floor: Version) -> Load {
+        let copy = match self.look(key).await {
+            Some(Cached::Gone(gone))
+                if matches!(gone.ending, Ending::Destroyed | Ending::Rotated) =>
+            {
+                return Load::Gone(gone);
+            }
+            Some(Cached::Found(entry)) if entry.record.version >= floor => Some(entry),
+            _ => None,
+        };
+        let Some(copy) = copy else {
+            let load = self.postgres.load(key, floor).await;
+            self.repair(key, &load).await;
+            return load;
+        };
+        if copy.age < self.settings.recheck {
+            return Load::Found(copy.record);
+        }
+        match self.confirm(key, floor).await {
+            Some(Load::Found(record)) if record.version < copy.record.version => {
+                Load::Found(copy.record)
+            }
+            Some(load) => {
+                self.repair(key, &load).await;
+                load
+            }
+            None => self.during_outage(copy),
+        }
+    }
+
+    fn during_outage(&self, copy: CachedEntry) -> Load {
+        match self.settings.trust_during_outage {
+            Some(limit) if copy.age > limit => Load::Unknown(StoreError::Timeout {
+                after: Tiered::CONFIRM_TIMEOUT,
+            }),
+            _ => Load::Found(copy.record),
+        }
+    }
+
+    async fn repair(self: &Arc<Self>, key: SessionKey, load: &Load) {
+        match load {
+            Load::Found(record) => self.keep(key, record).await,
+            Load::Gone(Gone {
+                ending: Ending::Destroyed,
+                ..
+            }) => self.bury(key).await,
+            Load::Gone(_) | Load::Unknown(_) => {}
+        }
+    }
+
+    /// Puts the end of a session into Redis, and goes on trying where that fails.
+    async fn bury(self: &Arc<Self>, key: SessionKey) {
+        let Err(error) = self.cache.bury(key).await else {
+            return;
+        };
+        self.cache_failed(key, "sign-out", &error);
+        let cache = self.cache.clone();
+        let mut burials = self.burials.lock().unwrap_or_else(PoisonError::into_inner);
+        while burials.try_join_next().is_some() {}
+        if burials.len() >= Tiered::MAX_BURIALS {
+            tracing::warn!(session = %key, "too many sign-outs wait for redis, this one is dropped");
+            return;
+        }
+        burials.spawn(async move {
+            let deadline = Instant::now() + Tiered::BURY_FOR;
+            while Instant::now() < deadline {
+                tokio::time::sleep(Tiered::PAUSE).await;
+                if cache.bury(key).await.is_ok() {
+                    return;
+                }
+            }
+            tracing::warn!(session = %key, "redis was not told of a sign-out");
+        });
+    }
+}
+
+impl Store for Tiered {
+    async fn load(&self, key: SessionKey, floor: Version) -> Load {
+        if self.is_cache_only() {
+            return self.inner.redis.load(key, floor).await;
+        }
+        self.inner.load(key, floor).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
+        if self.is_cache_only() {
+            return self.inner.redis.commit(commit).await;
+        }
+        let (key, after) = (commit.key, commit.key_after());
+        let outcome = self.inner.postgres.commit(commit).await?;
+        match &outcome {
+            Outcome::Committed(record) => {
+                if key != after {
+                    self.inner.forget(key).await;
+                }
+                self.inner.keep(after, record).await;
+            }
+            Outcome::Gone(Gone {
+                ending: Ending::Destroyed,
+                ..
+            }) => self.inner.bury(key).await,
+            _ => {}
+        }
+        Ok(outcome)
+    }
+
+    async fn destroy(&self, key: SessionKey) -> Result<(), StoreError> {
+        if self.is_cache_only() {
+            return self.inner.redis.destroy(key).await;
+        }
+        self.inner.postgres.destroy(key).await?;
+        self.inner.bury(key).await;
+        Ok(())
+    }
+
+    async fn touch(&self, key: SessionKey, expiry: Expiry) -> Result<(), StoreError> {
+        if self.is_cache_only() {
+            return self.inner.redis.touch(key, expiry).await;
+        }
+        let inner = &self.inner;
+        if !inner.redis_pause.is_on() {
+            if let Err(error) = inner.cache.touch(key, expiry).await {
+                inner.cache_failed(key, "touch", &error);
+            }
+        }
+        if inner.postgres_pause.is_on() {
+            return Ok(());
+        }
+        let after = Self::CONFIRM_TIMEOUT;
+        let touch = inner.postgres.touch(key, expiry);
+        let result = tokio::time::timeout(after, touch)
+            .await
+            .unwrap_or(Err(StoreError::Timeout { after }));
+        if result.is_err() {
+            inner.postgres_pause.start();
+        }
+        result
+    }
+}
+
+/// Leaves a store alone for a moment after it failed.
+struct Pause {
+    origin: Instant,
+    length: Duration,
+    until_ms: AtomicU64,
+}
+
+impl Pause {
+    fn new(length: Duration) -> Self {
+        Self {
+            origin: Instant::now(),
+            length,
+            until_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        millis(self.origin.elapsed())
+    }
+
+    fn is_on(&self) -> bool {
+        self.now_ms() < self.until_ms.load(Ordering::Relaxed)
+    }
+
+    fn start(&self) {
+        let until = self.now_ms() + millis(self.length);
+        self.until_ms.fetch_max(until, Ordering::Relaxed);
+    }
+}
