@@ -4,3 +4,12 @@
 
 #[cfg(feature = "postgres")]
 pub mod postgres;
+
+#[cfg(feature = "tower")]
+pub mod causal;
+
+#[cfg(feature = "postgres")]
+pub mod idempotency;
+
+#[cfg(feature = "redis")]
+pub mod redis;

@@ -1,0 +1,93 @@
+//! The table, and its cleaning.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::types::Type;
+
+use super::error::Error;
+use crate::postgres::{self, Router};
+
+/// Serializes migrations over all app servers: the first eight bytes of "ha-idemp" as a number.
+const MIGRATION_LOCK: i64 = 0x6861_2d69_6465_6d70;
+
+/// A migration that has to wait longer has met something that is not a migration.
+const MIGRATION_LIMIT: Duration = Duration::from_secs(15);
+
+// bytea keeps its case: digests and outcomes are opaque. fillfactor stays at 100, since rows are not updated.
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS ha_idempotency (
+    id bytea PRIMARY KEY,
+    fingerprint bytea NOT NULL,
+    outcome bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz NOT NULL
+);
+CREATE INDEX IF NOT EXISTS ha_idempotency_expires_at ON ha_idempotency (expires_at);
+";
+
+/// Creates the table `ha_idempotency` where it is missing. Every app server may call it at start, all at once. A role without
+/// the right to create tables can call it as well once the table is there.
+///
+/// # Errors
+/// [`Error::Database`]. Nothing is left half done.
+///
+/// # Cancel safety
+/// Dropped half way, it is rolled back; call it again.
+pub async fn migrate(router: &Router) -> Result<(), Error> {
+    let migrating = async {
+        let transaction = router.transaction().await?;
+        let exists = "SELECT to_regclass('ha_idempotency') IS NOT NULL";
+        let rows = transaction.query_typed(exists, &[]).await;
+        let exists: bool = rows.map_err(postgres::Error::from)?[0].get(0);
+        if !exists {
+            transaction
+                .query_typed(
+                    "SELECT pg_advisory_xact_lock($1)",
+                    &[(&MIGRATION_LOCK, Type::INT8)],
+                )
+                .await
+                .map_err(postgres::Error::from)?;
+            transaction
+                .batch_execute(SCHEMA)
+                .await
+                .map_err(postgres::Error::from)?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    };
+    match timeout(MIGRATION_LIMIT, migrating).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Database(postgres::Error::Timeout {
+            what: "creating the idempotency table",
+            limit: MIGRATION_LIMIT,
+        })),
+    }
+}
+
+/// Deletes up to `batch` expired rows, leaving alone those that somebody else is deleting.
+pub(super) async fn sweep(router: &Router, batch: i64, limit: Duration) -> Result<u64, Error> {
+    const DELETE: &str = "
+        WITH expired AS (
+            SELECT id FROM ha_idempotency WHERE expires_at <= now()
+            ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        ), deleted AS (
+            DELETE FROM ha_idempotency USING expired WHERE ha_idempotency.id = expired.id RETURNING 1
+        )
+        SELECT count(*) FROM deleted";
+    let sweeping = async {
+        let connection = router.write().await?;
+        let rows = connection
+            .query_typed(DELETE, &[(&batch, Type::INT8)])
+            .await
+            .map_err(postgres::Error::from)?;
+        Ok(rows[0].get::<_, i64>(0).unsigned_abs())
+    };
+    match timeout(limit, sweeping).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Database(postgres::Error::Timeout {
+            what: "deleting expired outcomes",
+            limit,
+        })),
+    }
+}
