@@ -30,7 +30,7 @@ use std::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Tool {
-    /// PostgreSQL's server; `initdb`, `pg_basebackup` and `pg_rewind` are expected beside it.
+    /// PostgreSQL's server; `initdb`, `pg_basebackup` and `pg_rewind` must lie beside it.
     Postgres,
     /// Patroni, which keeps a PostgreSQL cluster alive.
     Patroni,
@@ -279,20 +279,18 @@ impl Places {
         if let Some((_, file)) = self.overrides.iter().find(|(of, _)| *of == tool) {
             return is_program(file).then(|| file.clone());
         }
-        let found = self.program(tool.program())?;
         if tool == Tool::Postgres {
-            // A PATH may hold a link to `postgres` alone; its siblings are where it points to.
-            let beside = |file: &Path| file.parent().is_some_and(|dir| is_program(&dir.join("initdb")));
-            if beside(&found) {
-                return Some(found);
-            }
-            return fs::canonicalize(&found).ok().filter(|file| beside(file));
+            return self.programs(tool.program()).find_map(|file| with_siblings(&file));
         }
-        Some(found)
+        self.program(tool.program())
     }
 
     fn program(&self, name: &str) -> Option<PathBuf> {
-        self.path.iter().chain(&self.extra).map(|dir| dir.join(name)).find(|file| is_program(file))
+        self.programs(name).next()
+    }
+
+    fn programs(&self, name: &str) -> impl Iterator<Item = PathBuf> {
+        self.path.iter().chain(&self.extra).map(move |dir| dir.join(name)).filter(|file| is_program(file))
     }
 
     /// The Python that runs Patroni: other ones on the machine may lack the module.
@@ -309,6 +307,14 @@ impl Places {
         });
         of_patroni.or_else(|| self.program("python3"))
     }
+}
+
+/// A `postgres` without the programs that belong to it is of no use. One on `PATH` may be a link; its siblings are where
+/// it points to.
+fn with_siblings(postgres: &Path) -> Option<PathBuf> {
+    let real = fs::canonicalize(postgres).ok()?;
+    let dir = real.parent()?;
+    ["initdb", "pg_basebackup", "pg_rewind"].iter().all(|name| is_program(&dir.join(name))).then_some(real)
 }
 
 fn has_etcd_module(python: &Path) -> bool {

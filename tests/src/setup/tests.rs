@@ -138,15 +138,18 @@ fn an_override_wins_and_a_wrong_one_is_not_papered_over() {
 fn a_linked_postgres_is_followed_to_its_siblings() {
     let scratch = Scratch::new("link");
     let real = scratch.program("lib/15/bin/postgres", "");
-    scratch.program("lib/15/bin/initdb", "");
+    for name in ["initdb", "pg_basebackup", "pg_rewind"] {
+        scratch.program(&format!("lib/15/bin/{name}"), "");
+    }
     std::os::unix::fs::symlink(&real, scratch.0.join("postgres")).unwrap();
     assert_eq!(scratch.places().find(Tool::Postgres), Some(fs::canonicalize(real).unwrap()));
 }
 
 #[test]
-fn a_postgres_without_initdb_does_not_count() {
+fn a_postgres_without_its_tools_does_not_count() {
     let scratch = Scratch::new("lonely");
     scratch.program("postgres", "");
+    scratch.program("initdb", "");
     assert_eq!(scratch.places().find(Tool::Postgres), None);
 }
 
