@@ -1,1 +1,262 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::id::SessionId;
+
+const MAX: usize = 1000;
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn expiry() -> Expiry {
+    Expiry::new(HOUR, 10 * HOUR).unwrap()
+}
+
+fn key(byte: u8) -> SessionKey {
+    SessionId::from_bytes([byte; crate::id::ID_LEN]).key()
+}
+
+fn patch(changes: &[(&str, Option<&str>)]) -> Patch {
+    let mut patch = Patch::new();
+    for (name, value) in changes {
+        match value {
+            Some(value) => patch.set(*name, value.as_bytes().to_vec()),
+            None => patch.remove(*name),
+        }
+    }
+    patch
+}
+
+fn update(changes: &[(&str, Option<&str>)]) -> Commit {
+    Commit::update(key(1), patch(changes), expiry(), MAX)
+}
+
+fn run(stored: Option<&Entry>, step: &Commit, now: u64) -> (Outcome, Option<Entry>) {
+    let step = commit(stored, step, now);
+    let entry = step.writes.into_iter().next().map(|(_, entry)| entry);
+    (step.outcome, entry)
+}
+
+fn live(changes: &[(&str, Option<&str>)], now: u64) -> Entry {
+    let create = Commit::create(key(1), patch(changes), expiry(), MAX);
+    run(None, &create, now).1.unwrap()
+}
+
+fn text(entry: &Entry) -> Vec<(String, String)> {
+    entry
+        .values
+        .iter()
+        .map(|(name, value)| {
+            let text = String::from_utf8(value.bytes.to_vec()).unwrap();
+            (name.clone(), text)
+        })
+        .collect()
+}
+
+#[test]
+fn a_patch_changes_its_own_names_and_leaves_the_others() {
+    let entry = live(&[("a", Some("1")), ("b", Some("1")), ("c", Some("1"))], 100);
+    let (_, next) = run(Some(&entry), &update(&[("a", Some("2")), ("b", None)]), 200);
+    assert_eq!(
+        text(&next.unwrap()),
+        [("a".into(), "2".into()), ("c".into(), "1".into())]
+    );
+}
+
+#[test]
+fn versions_grow_with_each_commit_whatever_the_clock_does() {
+    let entry = live(&[], 1000);
+    assert_eq!(entry.version, Version::new(1000));
+    let (_, back) = run(Some(&entry), &update(&[("a", Some("1"))]), 10);
+    assert_eq!(back.unwrap().version, Version::new(1001));
+}
+
+#[test]
+fn a_commit_never_brings_back_what_is_gone() {
+    let mut destroyed = live(&[("a", Some("1"))], 0);
+    destroyed.destroy(50);
+    let expired = live(&[("a", Some("1"))], 0);
+    let late = millis(HOUR) + 7;
+    let cases: [(Option<&Entry>, u64, Gone); 3] = [
+        (None, 60, Gone::MISSING),
+        (
+            Some(&destroyed),
+            60,
+            Gone {
+                ending: Ending::Destroyed,
+                ago: Some(Duration::from_millis(10)),
+            },
+        ),
+        (
+            Some(&expired),
+            late,
+            Gone {
+                ending: Ending::Expired,
+                ago: Some(Duration::from_millis(7)),
+            },
+        ),
+    ];
+    for (stored, now, gone) in cases {
+        let (outcome, written) = run(stored, &update(&[("b", Some("2"))]), now);
+        assert_eq!(outcome, Outcome::Gone(gone));
+        assert_eq!(written, None, "{gone:?}");
+    }
+}
+
+#[test]
+fn destroying_keeps_no_value_and_the_first_time_of_the_end() {
+    let mut entry = live(&[("secret", Some("1"))], 0);
+    entry.destroy(50);
+    let first = entry.clone();
+    entry.destroy(90);
+    assert_eq!(entry, first);
+    assert!(entry.values.is_empty());
+}
+
+#[test]
+fn an_expected_version_finds_changes_removals_and_additions_by_others() {
+    let entry = live(&[("a", Some("1")), ("b", Some("1"))], 100);
+    let seen = entry.version;
+    let (_, moved) = run(
+        Some(&entry),
+        &update(&[("a", Some("2")), ("b", None), ("c", Some("1"))]),
+        200,
+    );
+    let moved = moved.unwrap();
+    let mine = |name: &str, version| {
+        let mut step = update(&[(name, Some("mine"))]);
+        step.expected = Some([(name.to_owned(), version)].into());
+        run(Some(&moved), &step, 300).0
+    };
+    for (name, version) in [("a", seen), ("b", seen), ("c", Version::ZERO)] {
+        let keys = vec![name.to_owned()];
+        assert_eq!(mine(name, version), Outcome::Conflict { keys });
+    }
+    assert!(matches!(mine("d", Version::ZERO), Outcome::Committed(_)));
+    assert!(matches!(mine("a", moved.version), Outcome::Committed(_)));
+}
+
+#[test]
+fn what_is_too_large_after_the_merge_is_refused_with_its_size() {
+    let entry = live(&[("a", Some(&"x".repeat(600)))], 100);
+    let (outcome, written) = run(Some(&entry), &update(&[("b", Some(&"x".repeat(500)))]), 200);
+    assert_eq!(outcome, Outcome::TooLarge { bytes: 1102 });
+    assert_eq!(written, None);
+    let (outcome, _) = run(Some(&entry), &update(&[("a", Some(&"x".repeat(999)))]), 200);
+    assert!(
+        matches!(outcome, Outcome::Committed(_)),
+        "the old value no longer counts"
+    );
+}
+
+#[test]
+fn a_rotation_moves_the_session_and_leaves_the_old_values_for_the_grace() {
+    let entry = live(&[("cart", Some("1"))], 100);
+    let mut step = update(&[("user", Some("ann"))]);
+    step.rotate_to = Some(key(2));
+    let done = commit(Some(&entry), &step, 1000);
+    let [(old_key, old), (new_key, new)] = &done.writes[..] else {
+        panic!("two writes");
+    };
+    assert_eq!((*old_key, *new_key), (key(1), key(2)));
+    assert_eq!(
+        text(old),
+        [("cart".into(), "1".into())],
+        "nothing of the new session"
+    );
+    assert_eq!(new.values.len(), 2);
+    assert_eq!(
+        new.absolute_until, entry.absolute_until,
+        "rotating lengthens no life"
+    );
+
+    let grace = millis(ROTATION_GRACE);
+    assert_eq!(old.view(1000 + grace - 1), View::Superseded);
+    assert!(matches!(old.view(1000 + grace), View::Gone(g) if g.ending == Ending::Rotated));
+    let (outcome, written) = run(Some(old), &update(&[("x", Some("1"))]), 1001);
+    assert_eq!((outcome, written), (Outcome::Superseded, None));
+}
+
+#[test]
+fn the_idle_window_moves_with_use_and_never_past_the_absolute_end() {
+    let mut entry = live(&[], 0);
+    let hour = millis(HOUR);
+    for now in [hour / 2, hour, 3 * hour / 2] {
+        entry.touch(expiry(), now);
+        assert_eq!(entry.idle_until, now + hour);
+    }
+    entry.idle_until = 10 * hour - 1;
+    entry.touch(expiry(), 10 * hour - 2);
+    assert_eq!(entry.idle_until, 10 * hour);
+    assert!(matches!(entry.view(10 * hour), View::Gone(g) if g.ending == Ending::Expired));
+    let ended = entry.clone();
+    entry.touch(expiry(), 11 * hour);
+    assert_eq!(entry, ended, "touching wakes nothing");
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Patch(Vec<(u8, Option<u8>)>),
+    Touch,
+    Destroy,
+    Wait(u32),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => prop::collection::vec((0u8..6, prop::option::of(any::<u8>())), 0..4).prop_map(Act::Patch),
+        1 => Just(Act::Touch),
+        1 => Just(Act::Destroy),
+        2 => (0u32..5_000_000).prop_map(Act::Wait),
+    ]
+}
+
+fn numbered(changes: &[(u8, Option<u8>)]) -> Patch {
+    let mut patch = Patch::new();
+    for (name, value) in changes {
+        match value {
+            Some(value) => patch.set(name.to_string(), vec![*value]),
+            None => patch.remove(name.to_string()),
+        }
+    }
+    patch
+}
+
+proptest! {
+    #[test]
+    fn commits_of_different_names_merge_in_any_order(order in Just((0..20u8).collect::<Vec<_>>()).prop_shuffle()) {
+        let mut entry = live(&[], 0);
+        for name in order {
+            let step = Commit::update(key(1), numbered(&[(name, Some(name))]), expiry(), MAX);
+            entry = run(Some(&entry), &step, 5).1.unwrap();
+        }
+        prop_assert_eq!(entry.values.len(), 20);
+    }
+
+    #[test]
+    fn once_gone_always_gone_and_versions_never_fall(acts in prop::collection::vec(act(), 1..40)) {
+        let mut now = 1_000u64;
+        let mut entry = live(&[], now);
+        let mut was_gone = false;
+        for act in acts {
+            let version = entry.version;
+            match act {
+                Act::Patch(changes) => {
+                    let step = Commit::update(key(1), numbered(&changes), expiry(), MAX);
+                    let (outcome, written) = run(Some(&entry), &step, now);
+                    prop_assert_eq!(written.is_some(), matches!(outcome, Outcome::Committed(_)));
+                    if let Some(next) = written {
+                        prop_assert!(next.version > version);
+                        entry = next;
+                    }
+                }
+                Act::Touch => entry.touch(expiry(), now),
+                Act::Destroy => entry.destroy(now),
+                Act::Wait(ms) => now += u64::from(ms),
+            }
+            let gone = matches!(entry.view(now), View::Gone(_));
+            prop_assert!(gone || !was_gone, "it came back");
+            prop_assert!(entry.idle_until <= entry.absolute_until);
+            prop_assert!(entry.version >= version);
+            was_gone = gone;
+        }
+    }
+}

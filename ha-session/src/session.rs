@@ -210,6 +210,7 @@ impl Session {
     pub fn destroy(&self) {
         let mut state = self.state();
         state.destroy = true;
+        state.seen = Seen::Nothing;
         state.rotate = false;
         state.patch.clear();
     }
@@ -224,8 +225,7 @@ impl Session {
     pub async fn exists(&self) -> Result<bool, SessionError> {
         self.state().read = true;
         self.load().await?;
-        let state = self.state();
-        Ok(!state.destroy && matches!(state.seen, Seen::Found(_)))
+        Ok(matches!(self.state().seen, Seen::Found(_)))
     }
 
     /// The SHA-256 of the id in hexadecimal, for logs. The id itself is never shown. `None` before the first commit of
@@ -435,7 +435,13 @@ impl Session {
                 "session state unknown"
             );
         }
-        self.state().seen = seen;
+        {
+            let mut state = self.state();
+            // A clone may have ended the session meanwhile.
+            if !state.destroy {
+                state.seen = seen;
+            }
+        }
         self.known().unwrap_or(Ok(()))
     }
 
