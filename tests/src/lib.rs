@@ -67,6 +67,8 @@ pub mod link;
 pub mod load;
 pub mod oracle;
 #[cfg(feature = "servers")]
+pub mod patroni;
+#[cfg(feature = "servers")]
 pub mod ports;
 #[cfg(feature = "servers")]
 pub mod postgres;

@@ -212,6 +212,12 @@ impl Process {
         Ok(())
     }
 
+    /// Kills those of its helpers that work inside `dir`, `root` among them.
+    pub(crate) async fn kill_inside(&self, dir: PathBuf, root: Option<i32>) -> Result<(), StartError> {
+        let failed = StartError::io(self.name(), "kill its helpers");
+        blocking(self.name(), move || tree::kill_all(&dir, root, KERNEL).map_err(failed)).await
+    }
+
     /// Asks it to end with `SIGTERM`; what still runs after `patience` is killed.
     ///
     /// # Errors

@@ -20,13 +20,17 @@ pub(super) fn members(dir: &Path, root: Option<i32>) -> Vec<Member> {
     let mut found = if Path::new("/proc/self/stat").exists() { by_cwd(dir) } else { by_parent(root) };
     let all = found.clone();
     let depth = |member: &Member| {
-        let mut depth = 0;
+        // A supervisor's server may have left it for init; the supervisor still counts as its ancestor.
+        if Some(member.pid) == root {
+            return 0;
+        }
+        let mut depth = 1;
         let mut at = member.parent;
         while let Some(parent) = all.iter().find(|other| other.pid == at) {
             depth += 1;
             at = parent.parent;
             // A pid reused between two reads could make this a circle.
-            if depth > all.len() {
+            if depth > all.len() + 1 {
                 break;
             }
         }

@@ -1,0 +1,100 @@
+//! Patroni beds: automatic failover, and no acknowledged write lost by it.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use ha_testbed::patroni::{Cluster, Patroni};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+async fn started() -> (Cluster, usize) {
+    let begun = Instant::now();
+    let cluster = Patroni::cluster(3).start().await.unwrap();
+    println!("three members in {:?}", begun.elapsed());
+    let leader = cluster.wait_leader(DEADLINE).await.unwrap();
+    let client = cluster.nodes[leader].client().await.unwrap();
+    client.batch_execute("create table note (id int); insert into note values (1)").await.unwrap();
+    (cluster, leader)
+}
+
+async fn notes(cluster: &Cluster, index: usize) -> i64 {
+    let client = cluster.nodes[index].client().await.unwrap();
+    client.query_one("select count(*) from note", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_replaced_and_comes_back_as_a_replica() {
+    let (cluster, old) = started().await;
+    cluster.kill_node(old).await.unwrap();
+    assert!(cluster.nodes[old].client().await.is_err());
+    let killed = Instant::now();
+    let new = cluster.wait_leader_other_than(old, DEADLINE).await.unwrap();
+    println!("failed over in {:?}", killed.elapsed());
+    assert_eq!(notes(&cluster, new).await, 1);
+    cluster.start_node(old).await.unwrap();
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+    assert_eq!(notes(&cluster, old).await, 1);
+}
+
+#[tokio::test]
+async fn a_frozen_leader_is_replaced_and_gives_way_when_it_thaws() {
+    let (cluster, old) = started().await;
+    cluster.freeze_node(old).unwrap();
+    let new = cluster.wait_leader_other_than(old, DEADLINE).await.unwrap();
+    let client = cluster.nodes[new].client().await.unwrap();
+    client.batch_execute("insert into note values (2)").await.unwrap();
+    cluster.thaw_node(old).unwrap();
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+    assert_eq!(cluster.leader().await, Some(new));
+    assert_eq!(notes(&cluster, old).await, 2);
+}
+
+#[tokio::test]
+async fn a_killed_postgres_or_patroni_alone_is_survived() {
+    let (cluster, old) = started().await;
+    cluster.kill_postgres(old).await.unwrap();
+    assert!(cluster.nodes[old].process.is_running());
+    let new = cluster.wait_leader_other_than(old, DEADLINE).await.unwrap();
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+
+    cluster.kill_patroni(new).unwrap();
+    assert!(cluster.nodes[new].client().await.is_ok(), "PostgreSQL goes on without Patroni");
+    let newest = cluster.wait_leader_other_than(new, DEADLINE).await.unwrap();
+    assert_eq!(notes(&cluster, newest).await, 1);
+    cluster.start_node(new).await.unwrap();
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn writes_go_on_without_etcd() {
+    let (cluster, leader) = started().await;
+    cluster.etcd.kill().await.unwrap();
+    // Longer than the time after which a leader without the failsafe gives up.
+    let end = Instant::now() + Duration::from_secs(15);
+    while Instant::now() < end {
+        let client = cluster.nodes[leader].client().await.unwrap();
+        client.batch_execute("insert into note values (2)").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    cluster.etcd.start().unwrap();
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+    assert_eq!(cluster.leader().await, Some(leader));
+}
+
+#[tokio::test]
+async fn the_service_s_user_sees_replication_and_is_no_superuser() {
+    let (cluster, leader) = started().await;
+    let conninfo = cluster.nodes[leader].app_conninfo();
+    let app = ha_testbed::postgres::Client::connect("app", &conninfo).await.unwrap();
+    app.batch_execute("create table mine (id int)").await.unwrap();
+    let row = app
+        .query_one(
+            "select (select count(*) from pg_stat_replication where flush_lsn is not null), \
+             pg_read_file('global/pg_control', 0, 0), current_setting('is_superuser')",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, i64>(0), 2);
+    assert_eq!(row.get::<_, String>(2), "off");
+}
