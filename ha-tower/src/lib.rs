@@ -6,3 +6,6 @@ pub mod discover;
 pub mod health;
 pub mod tried;
 pub mod upstream;
+
+mod clock;
+mod task;

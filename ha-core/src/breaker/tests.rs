@@ -441,7 +441,7 @@ mod loom {
         let now = Instant::now();
         ::loom::model(move || {
             let breaker = breaker(2, now);
-            let fail = |breaker: &Breaker| {
+            let fail = move |breaker: &Breaker| {
                 breaker.try_admit(now).is_ok_and(|permit| {
                     breaker.record(permit, Outcome::Failure, now, 0.0).is_some()
                 })

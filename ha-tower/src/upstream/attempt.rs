@@ -25,7 +25,7 @@ pub(super) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 pub(super) struct Attempt {
     client: Client<HttpConnector, RequestBody>,
     key: EndpointKey,
-    authority: Authority,
+    authority: Option<Authority>,
     limit: Duration,
 }
 
@@ -38,12 +38,7 @@ impl std::fmt::Debug for Attempt {
 }
 
 impl Attempt {
-    /// Fails only when the authority is not one, which parsed addresses never are.
-    pub(super) fn new(
-        endpoint: &Endpoint,
-        connect: Duration,
-        limit: Duration,
-    ) -> Result<Self, http::Error> {
+    pub(super) fn new(endpoint: &Endpoint, connect: Duration, limit: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(connect));
         connector.set_nodelay(true);
@@ -53,19 +48,22 @@ impl Attempt {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .build(connector);
-        Ok(Self {
+        Self {
             client,
             key: endpoint.key.clone(),
-            authority: endpoint.address.authority().parse::<Authority>()?,
+            // An address that was parsed is an authority as well; if not, each request says so.
+            authority: endpoint.address.authority().parse::<Authority>().ok(),
             limit,
-        })
+        }
     }
 
     fn target(&self, uri: &Uri) -> Result<Uri, http::Error> {
         let path = uri.path_and_query().cloned();
-        Uri::builder()
-            .scheme(Scheme::HTTP)
-            .authority(self.authority.clone())
+        let mut builder = Uri::builder().scheme(Scheme::HTTP);
+        if let Some(authority) = &self.authority {
+            builder = builder.authority(authority.clone());
+        }
+        builder
             .path_and_query(path.unwrap_or_else(|| PathAndQuery::from_static("/")))
             .build()
     }
@@ -88,7 +86,7 @@ impl Service<Request<RequestBody>> for Attempt {
                 *request.version_mut() = Version::HTTP_11;
                 Ok(self.client.request(request))
             }
-            Err(source) => Err(Some(source)),
+            Err(source) => Err(Some(source.into())),
         };
         AttemptFuture {
             sent,
@@ -102,7 +100,7 @@ impl Service<Request<RequestBody>> for Attempt {
 pin_project_lite::pin_project! {
     /// One attempt, up to the response head.
     pub(super) struct AttemptFuture {
-        sent: Result<legacy::ResponseFuture, Option<http::Error>>,
+        sent: Result<legacy::ResponseFuture, Option<BoxError>>,
         #[pin]
         sleep: tokio::time::Sleep,
         key: EndpointKey,

@@ -5,15 +5,15 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::balance::{self, InFlight};
+
 /// The body of a response from an endpoint. The request counts as in flight there until this has ended or was dropped.
 #[derive(Debug)]
-pub struct Body {
-    inner: Incoming,
-}
+pub struct Body(balance::Body<Incoming>);
 
 impl Body {
-    pub(super) fn new(inner: Incoming) -> Self {
-        Self { inner }
+    pub(super) fn new(inner: Incoming, in_flight: InFlight) -> Self {
+        Self(balance::Body::new(inner, in_flight))
     }
 }
 
@@ -25,14 +25,14 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
+        Pin::new(&mut self.0).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.0.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.0.size_hint()
     }
 }

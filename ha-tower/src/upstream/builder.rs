@@ -61,8 +61,8 @@ impl Builder {
     }
 
     /// Where the endpoints come from. Required.
-    pub fn discover(mut self, source: Source) -> Self {
-        self.source = Some(source);
+    pub fn discover(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
         self
     }
 

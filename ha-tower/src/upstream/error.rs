@@ -2,6 +2,9 @@ use std::time::Duration;
 
 use ha_core::endpoint::EndpointKey;
 use hyper_util::client::legacy;
+use tower::BoxError;
+
+use crate::balance;
 
 /// Why a request through an [`Upstream`](super::Upstream) brought no response head.
 #[derive(Debug, thiserror::Error)]
@@ -51,14 +54,23 @@ pub enum Error {
         #[source]
         source: legacy::Error,
     },
-    /// The request cannot be sent: its target does not fit an endpoint.
+    /// The request cannot be sent: its target or version does not fit an endpoint. Nothing was sent.
     #[error("request target cannot be sent to endpoint {endpoint}")]
     Request {
         /// Where the attempt was to go.
         endpoint: EndpointKey,
         /// What is wrong with it.
         #[source]
-        source: http::Error,
+        source: BoxError,
+    },
+    /// Something else went wrong at the endpoint. The application may have acted on the request.
+    #[error("endpoint {endpoint} failed")]
+    Other {
+        /// Where the attempt went.
+        endpoint: EndpointKey,
+        /// What went wrong.
+        #[source]
+        source: BoxError,
     },
 }
 
@@ -103,7 +115,22 @@ impl Error {
             | Self::Unsent { endpoint, .. }
             | Self::Timeout { endpoint, .. }
             | Self::Exchange { endpoint, .. }
-            | Self::Request { endpoint, .. } => Some(endpoint),
+            | Self::Request { endpoint, .. }
+            | Self::Other { endpoint, .. } => Some(endpoint),
+        }
+    }
+
+    pub(super) fn from_balance(error: balance::Error, upstream: &str) -> Self {
+        match error {
+            balance::Error::Unavailable { known } => Self::Unavailable {
+                upstream: upstream.to_owned(),
+                known,
+            },
+            balance::Error::Endpoint { endpoint, source } => match source.downcast() {
+                Ok(error) => *error,
+                // Attempts fail with this type and no other.
+                Err(source) => Self::Other { endpoint, source },
+            },
         }
     }
 

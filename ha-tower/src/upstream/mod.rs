@@ -7,6 +7,7 @@ mod attempt;
 mod body;
 mod builder;
 mod error;
+mod protocol;
 mod service;
 mod snapshot;
 

@@ -1,30 +1,40 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use ha_core::endpoint::Endpoint;
 use http::{Request, Response};
 use tower::BoxError;
 use tower_service::Service;
 
-use super::attempt::{Attempt, AttemptFuture, RequestBody, boxed};
+use super::attempt::{Attempt, RequestBody, boxed};
+use super::protocol::UpstreamHttp;
 use super::{Body, BuildError, Builder, EndpointSnapshot, Error};
-use crate::discover::Kind;
+use crate::balance::{self, Balance};
+use crate::clock;
+use crate::discover::{Follow, Source};
+use crate::health::{Checks, Start};
+use crate::task::Owned;
 
 /// Many endpoints behind one service. See the [module](self).
+///
+/// Clones are cheap and share everything. Health checks and discovery run until the last clone is dropped; requests in
+/// flight do not hold them.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    inner: Arc<Inner>,
+    name: Arc<str>,
+    balance: Balance<Attempt, UpstreamHttp>,
+    // Only held.
+    _background: Arc<Background>,
 }
 
+/// What runs beside the requests.
 #[derive(Debug)]
-struct Inner {
-    name: String,
-    members: Vec<(Endpoint, Attempt)>,
-    next: AtomicUsize,
+struct Background {
+    _checks: Option<Checks>,
+    _discovery: Option<Owned>,
 }
 
 impl Upstream {
@@ -35,63 +45,63 @@ impl Upstream {
 
     pub(super) fn start(builder: Builder) -> Result<Self, BuildError> {
         let upstream = || builder.name.clone();
-        builder.validate().map_err(|source| BuildError::Config {
+        let refused = |source| BuildError::Config {
             upstream: upstream(),
             source,
-        })?;
-        let Some(source) = builder.source else {
-            return Err(BuildError::NoSource {
-                upstream: upstream(),
-            });
         };
+        builder.validate().map_err(refused)?;
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime {
                 upstream: upstream(),
             });
         }
-        let Kind::Fixed(endpoints) = source.0;
-        let members = endpoints
-            .into_iter()
-            .filter_map(|endpoint| {
-                let attempt =
-                    Attempt::new(&endpoint, builder.connect_timeout, builder.attempt_timeout)
-                        .ok()?;
-                Some((endpoint, attempt))
-            })
-            .collect();
+        let first_pass = builder
+            .health
+            .as_ref()
+            .is_some_and(|check| check.config.start == Start::FirstPass);
+        let balance = Balance::builder([])
+            .policy(builder.policy)
+            .breaker(builder.breaker.clone())
+            .available_at_first(!first_pass)
+            .protocol(UpstreamHttp)
+            .build()
+            .map_err(refused)?;
+        let Some(source) = builder.source else {
+            return Err(BuildError::NoSource {
+                upstream: upstream(),
+            });
+        };
+        let follower = Follower {
+            balance: balance.clone(),
+            checks: builder.health.map(Checks::new),
+            connect: builder.connect_timeout,
+            limit: builder.attempt_timeout,
+        };
         Ok(Self {
-            inner: Arc::new(Inner {
-                name: builder.name,
-                members,
-                next: AtomicUsize::new(0),
-            }),
+            name: builder.name.as_str().into(),
+            balance,
+            _background: Arc::new(follower.run(source)),
         })
     }
 
     /// The name given to the builder.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.inner.name
+        &self.name
     }
 
-    /// What is known about each endpoint now.
+    /// What is known about each endpoint now, ordered by key.
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointSnapshot> {
-        self.inner
-            .members
+        let now = clock::now();
+        let mut endpoints: Vec<_> = self
+            .balance
+            .states()
             .iter()
-            .map(|(endpoint, _)| EndpointSnapshot {
-                key: endpoint.key.clone(),
-                address: endpoint.address.to_string(),
-                weight: endpoint.weight.value(),
-                available: true,
-                health: ha_core::health::State::Unchecked,
-                breaker: ha_core::breaker::State::Closed,
-                in_flight: 0,
-                latency_ms: 0.0,
-                penalty_ms: 0.0,
-            })
-            .collect()
+            .map(|(endpoint, state)| EndpointSnapshot::new(endpoint, state, now))
+            .collect();
+        endpoints.sort_by(|a, b| a.key.cmp(&b.key));
+        endpoints
     }
 
     /// Waits until at least one endpoint is available. Has no deadline of its own: put one around it.
@@ -99,7 +109,64 @@ impl Upstream {
     /// # Cancel safety
     /// Dropping the future changes nothing.
     pub async fn ready(&self) {
-        std::future::ready(()).await;
+        // A breaker becomes half-open by the passing of time alone, of which nothing tells.
+        const LOOK_AGAIN: Duration = Duration::from_millis(100);
+        loop {
+            let changed = self.balance.changes().notify.notified();
+            tokio::pin!(changed);
+            // Before the look, so that no change between the two is missed.
+            changed.as_mut().enable();
+            let now = clock::now();
+            let available = |(endpoint, state): &(ha_core::endpoint::Endpoint, Arc<_>)| {
+                let state: &balance::State = state;
+                endpoint.weight.value() > 0 && state.is_available(now)
+            };
+            if self.balance.states().iter().any(available) {
+                return;
+            }
+            let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
+        }
+    }
+}
+
+/// Applies each set of endpoints that discovery brings.
+struct Follower {
+    balance: Balance<Attempt, UpstreamHttp>,
+    checks: Option<Checks>,
+    connect: Duration,
+    limit: Duration,
+}
+
+impl Follower {
+    fn run(mut self, source: Source) -> Background {
+        match source.follow() {
+            Follow::Once(endpoints) => {
+                self.apply(endpoints);
+                Background {
+                    _checks: self.checks,
+                    _discovery: None,
+                }
+            }
+            #[cfg(feature = "dns")]
+            Follow::Dns(mut dns) => Background {
+                _checks: None,
+                _discovery: Some(Owned::spawn(async move {
+                    loop {
+                        let endpoints = dns.next().await;
+                        self.apply(endpoints);
+                    }
+                })),
+            },
+        }
+    }
+
+    fn apply(&mut self, endpoints: Vec<ha_core::endpoint::Endpoint>) {
+        self.balance.update(endpoints, |endpoint| {
+            Attempt::new(endpoint, self.connect, self.limit)
+        });
+        if let Some(checks) = &mut self.checks {
+            checks.follow(self.balance.states());
+        }
     }
 }
 
@@ -112,30 +179,38 @@ where
     type Error = Error;
     type Future = ResponseFuture;
 
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    /// Always ready: with nothing to pick, `call` answers [`Error::Unavailable`] at once.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> ResponseFuture {
-        let request: Request<RequestBody> = request.map(boxed);
-        let n = self.inner.next.fetch_add(1, Ordering::Relaxed) % self.inner.members.len();
         ResponseFuture {
-            inner: self.inner.members[n].1.clone().call(request),
+            inner: self.balance.call(request.map(boxed)),
+            name: self.name.clone(),
         }
     }
 }
 
 pin_project_lite::pin_project! {
     /// The way of one request to its response head.
+    ///
+    /// # Cancel safety
+    /// Dropping it cancels the attempt: an HTTP/1.1 connection on which a request was under way is closed. The
+    /// application may have acted on the request.
     pub struct ResponseFuture {
         #[pin]
-        inner: AttemptFuture,
+        inner: balance::ResponseFuture<Attempt, Request<RequestBody>, UpstreamHttp>,
+        name: Arc<str>,
     }
 }
 
 impl std::fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+        f.debug_struct("ResponseFuture")
+            .field("upstream", &self.name)
+            .field("inner", &self.inner)
+            .finish()
     }
 }
 
@@ -143,9 +218,11 @@ impl Future for ResponseFuture {
     type Output = Result<Response<Body>, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project()
-            .inner
-            .poll(cx)
-            .map_ok(|response| response.map(Body::new))
+        let this = self.project();
+        let error = match ready!(this.inner.poll(cx)) {
+            Ok(response) => return Poll::Ready(Ok(response)),
+            Err(error) => error,
+        };
+        Poll::Ready(Err(Error::from_balance(error, this.name)))
     }
 }

@@ -1,4 +1,8 @@
-use ha_core::endpoint::EndpointKey;
+use std::time::Instant;
+
+use ha_core::endpoint::{Endpoint, EndpointKey};
+
+use crate::balance::State;
 
 /// What an [`Upstream`](super::Upstream) knows about one endpoint at one moment.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -22,4 +26,21 @@ pub struct EndpointSnapshot {
     pub latency_ms: f64,
     /// What recent failures add to its cost, decayed to now, in milliseconds.
     pub penalty_ms: f64,
+}
+
+impl EndpointSnapshot {
+    pub(super) fn new(endpoint: &Endpoint, state: &State, now: Instant) -> Self {
+        let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+        Self {
+            key: endpoint.key.clone(),
+            address: endpoint.address.to_string(),
+            weight: endpoint.weight.value(),
+            available: endpoint.weight.value() > 0 && state.is_available(now),
+            health: state.health(),
+            breaker: state.breaker.state(now),
+            in_flight: state.load.in_flight(),
+            latency_ms: millis(state.load.estimate(now)),
+            penalty_ms: millis(state.load.penalty(now)),
+        }
+    }
 }

@@ -1,6 +1,11 @@
 //! Active health checks.
 //!
-//! Each endpoint is asked on a connection of its own, by a task of its own: one that hangs delays no other.
+//! Each endpoint is asked on a connection of its own, by a task of its own: one that hangs delays no other. An endpoint
+//! that fails gets no traffic, and no panic rule brings it back: it said itself that it cannot serve.
+
+mod check;
+
+pub(crate) use check::Checks;
 
 use std::time::Duration;
 

@@ -1,0 +1,231 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use ha_core::breaker::Permit;
+use ha_core::endpoint::{Endpoint, Weight};
+use ha_core::pick::{Cursor, Draw, Schedule};
+
+use super::flight::{Changes, State};
+use super::policy::{Kind, Policy};
+use crate::tried::Tried;
+
+#[derive(Debug, Clone)]
+pub(super) struct Member<S> {
+    pub(super) endpoint: Endpoint,
+    pub(super) state: Arc<State>,
+    pub(super) service: S,
+}
+
+/// One set of endpoints, replaced as a whole.
+#[derive(Debug)]
+pub(super) struct Members<S> {
+    // Those with a weight come first and are the ones that the draw and the schedule speak of.
+    list: Vec<Member<S>>,
+    draw: Draw,
+    schedule: Schedule,
+}
+
+impl<S> Members<S> {
+    pub(super) fn new(mut list: Vec<Member<S>>) -> Self {
+        list.sort_by_key(|member| member.endpoint.weight == Weight::ZERO);
+        let weights = || {
+            list.iter()
+                .map(|member| member.endpoint.weight)
+                .take_while(|weight| *weight != Weight::ZERO)
+        };
+        Self {
+            draw: Draw::new(weights()),
+            schedule: Schedule::new(weights()),
+            list,
+        }
+    }
+
+    pub(super) fn all(&self) -> &[Member<S>] {
+        &self.list
+    }
+
+    fn pickable(&self) -> &[Member<S>] {
+        &self.list[..self.draw.len()]
+    }
+}
+
+/// What all clones of a balancer share.
+#[derive(Debug)]
+pub(super) struct Shared<S> {
+    pub(super) members: ArcSwap<Members<S>>,
+    pub(super) changes: Arc<Changes>,
+    policy: Policy,
+    cursor: Cursor,
+    panic: AtomicBool,
+}
+
+// Pairs drawn before all are looked at one after the other. With half of all endpoints out, one pick in 4,000 gets there.
+const PAIRS: u32 = 6;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rank {
+    Out,
+    Open,
+    Probe,
+}
+
+impl<S> Shared<S> {
+    pub(super) fn new(members: Members<S>, policy: Policy, changes: Arc<Changes>) -> Self {
+        Self {
+            members: ArcSwap::from_pointee(members),
+            changes,
+            policy,
+            cursor: Cursor::default(),
+            panic: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_panicking(&self) -> bool {
+        let members = self.members.load();
+        self.panicking(&members)
+    }
+
+    fn panicking(&self, members: &Members<S>) -> bool {
+        // Reading first keeps the line shared between cores.
+        if self.changes.dirty.load(Ordering::Relaxed)
+            && self.changes.dirty.swap(false, Ordering::AcqRel)
+        {
+            let (mut passing, mut closed) = (0usize, 0usize);
+            for member in members.pickable().iter().filter(|m| m.state.is_healthy()) {
+                passing += 1;
+                closed += usize::from(member.state.breaker.is_closed());
+            }
+            let panic = closed * 2 < passing;
+            if self.panic.swap(panic, Ordering::Relaxed) != panic {
+                tracing::warn!(
+                    panic,
+                    passing,
+                    closed,
+                    "panic rule changed: breakers are ignored while it holds"
+                );
+            }
+        }
+        self.panic.load(Ordering::Relaxed)
+    }
+
+    /// Picks by the rules of the [module](super). The caller starts the flight.
+    pub(super) fn pick<'a>(
+        &self,
+        members: &'a Members<S>,
+        tried: Option<&Tried>,
+        now: Instant,
+        random: u64,
+    ) -> Option<(&'a Member<S>, Option<Permit>)> {
+        let pick = Pick {
+            members,
+            now,
+            panic: self.panicking(members),
+        };
+        // An empty list of tried endpoints needs no second look.
+        let tried = tried.filter(|tried| !tried.is_empty());
+        let fresh = match self.policy.0 {
+            Kind::RoundRobin => pick.turn(&self.cursor, tried),
+            kind => pick.best_of_two(kind, tried, random),
+        };
+        fresh
+            .or_else(|| pick.scan(tried, random))
+            .or_else(|| tried.and_then(|_| pick.scan(None, random)))
+    }
+}
+
+struct Pick<'a, S> {
+    members: &'a Members<S>,
+    now: Instant,
+    panic: bool,
+}
+
+type Picked<'a, S> = Option<(&'a Member<S>, Option<Permit>)>;
+
+impl<'a, S> Pick<'a, S> {
+    fn rank(&self, member: &Member<S>, tried: Option<&Tried>) -> Rank {
+        let state = &member.state;
+        if !state.is_healthy() || tried.is_some_and(|t| t.contains(&state.key)) {
+            Rank::Out
+        } else if state.breaker.is_closed() {
+            Rank::Open
+        } else if state.breaker.would_admit(self.now) {
+            Rank::Probe
+        } else if self.panic {
+            Rank::Open
+        } else {
+            Rank::Out
+        }
+    }
+
+    fn admit(&self, member: &'a Member<S>) -> Picked<'a, S> {
+        match member.state.breaker.try_admit(self.now) {
+            Ok(permit) => Some((member, Some(permit))),
+            Err(_) if self.panic => Some((member, None)),
+            Err(_) => None,
+        }
+    }
+
+    fn best_of_two(&self, kind: Kind, tried: Option<&Tried>, mut random: u64) -> Picked<'a, S> {
+        for _ in 0..PAIRS {
+            let (a, b) = self.members.draw.two(random)?;
+            let a = &self.members.list[a];
+            let Some(b) = b.map(|b| &self.members.list[b]) else {
+                return match self.rank(a, tried) {
+                    Rank::Out => None,
+                    _ => self.admit(a),
+                };
+            };
+            let first = match (self.rank(a, tried), self.rank(b, tried)) {
+                (Rank::Out, Rank::Out) => None,
+                // There is only one probe at a time, and without it the endpoint never comes back.
+                (Rank::Probe, _) | (_, Rank::Out) => Some(a),
+                (_, Rank::Probe) | (Rank::Out, _) => Some(b),
+                (Rank::Open, Rank::Open) => Some(self.cheaper(kind, a, b)),
+            };
+            // Another thread may have taken the probe since.
+            if let Some(picked) = first.and_then(|member| self.admit(member)) {
+                return Some(picked);
+            }
+            random = fastrand::u64(..);
+        }
+        None
+    }
+
+    fn cheaper(&self, kind: Kind, a: &'a Member<S>, b: &'a Member<S>) -> &'a Member<S> {
+        let cost = |member: &Member<S>| match kind {
+            Kind::LeastRequest => member.state.load.pending_cost(self.now),
+            _ => member.state.load.cost(self.now),
+        };
+        let (winner, loser) = if cost(b) < cost(a) { (b, a) } else { (a, b) };
+        if loser.state.is_probe_due(self.now) && !winner.state.is_probe_due(self.now) {
+            loser
+        } else {
+            winner
+        }
+    }
+
+    fn turn(&self, cursor: &Cursor, tried: Option<&Tried>) -> Picked<'a, S> {
+        for _ in 0..self.members.schedule.len() {
+            let member = &self.members.list[self.members.schedule.next(cursor)?];
+            if self.rank(member, tried) != Rank::Out
+                && let Some(picked) = self.admit(member)
+            {
+                return Some(picked);
+            }
+        }
+        None
+    }
+
+    fn scan(&self, tried: Option<&Tried>, random: u64) -> Picked<'a, S> {
+        let list = self.members.pickable();
+        let start = (random % list.len().max(1) as u64) as usize;
+        let (before, after) = list.split_at(start);
+        after
+            .iter()
+            .chain(before)
+            .filter(|member| self.rank(member, tried) != Rank::Out)
+            .find_map(|member| self.admit(member))
+    }
+}

@@ -1,0 +1,198 @@
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, SystemTime};
+
+use ha_core::breaker::Outcome;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+
+use super::InFlight;
+use crate::tried::Tried;
+
+/// What a balancer needs to know about requests and responses.
+pub trait Protocol<Request, Response, Error> {
+    /// What the caller gets: the response, perhaps with the [`InFlight`] inside.
+    type Response;
+
+    /// The endpoints that this request has tried, if it says so.
+    fn tried<'a>(&self, request: &'a Request) -> Option<&'a Tried>;
+
+    /// How the end of an attempt counts.
+    fn classify(&self, result: Result<&Response, &Error>) -> Verdict;
+
+    /// Passes the response on. The request is in flight until `in_flight` is dropped.
+    fn finish(&self, response: Response, in_flight: InFlight) -> Self::Response;
+}
+
+/// How the end of an attempt counts for the breaker and the load of its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    pub(super) outcome: Option<Outcome>,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) unanswered: bool,
+}
+
+impl Verdict {
+    const fn of(outcome: Option<Outcome>) -> Self {
+        Self {
+            outcome,
+            retry_after: None,
+            unanswered: false,
+        }
+    }
+
+    /// The endpoint did its work.
+    #[must_use]
+    pub const fn success() -> Self {
+        Self::of(Some(Outcome::Success))
+    }
+
+    /// The endpoint failed.
+    #[must_use]
+    pub const fn failure() -> Self {
+        Self::of(Some(Outcome::Failure))
+    }
+
+    /// The endpoint is alive and asks for less.
+    #[must_use]
+    pub const fn overloaded() -> Self {
+        Self::of(Some(Outcome::Overloaded))
+    }
+
+    /// Says nothing about the endpoint.
+    #[must_use]
+    pub const fn neutral() -> Self {
+        Self::of(None)
+    }
+
+    /// The endpoint asked to be left alone for so long.
+    #[must_use]
+    pub const fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
+    }
+
+    /// No answer came in the time that was spent: the endpoint is at least that slow.
+    #[must_use]
+    pub const fn unanswered(mut self) -> Self {
+        self.unanswered = true;
+        self
+    }
+}
+
+/// Any request: `Ok` is a success, `Err` a failure, nothing is known of tried endpoints, and a request is in flight until its response.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Any;
+
+impl<Req, Res, E> Protocol<Req, Res, E> for Any {
+    type Response = Res;
+
+    fn tried<'a>(&self, _: &'a Req) -> Option<&'a Tried> {
+        None
+    }
+
+    fn classify(&self, result: Result<&Res, &E>) -> Verdict {
+        match result {
+            Ok(_) => Verdict::success(),
+            Err(_) => Verdict::failure(),
+        }
+    }
+
+    fn finish(&self, response: Res, _: InFlight) -> Res {
+        response
+    }
+}
+
+/// HTTP: 5xx and errors are failures, 429 is overload, `Retry-After` is heeded, [`Tried`] is looked for in the
+/// extensions, and a request is in flight until its response body has ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Http;
+
+impl<B, C, E> Protocol<Request<B>, Response<C>, E> for Http {
+    type Response = Response<Body<C>>;
+
+    fn tried<'a>(&self, request: &'a Request<B>) -> Option<&'a Tried> {
+        request.extensions().get()
+    }
+
+    fn classify(&self, result: Result<&Response<C>, &E>) -> Verdict {
+        match result {
+            Ok(response) => by_status(response.status(), response.headers()),
+            Err(_) => Verdict::failure(),
+        }
+    }
+
+    fn finish(&self, response: Response<C>, in_flight: InFlight) -> Self::Response {
+        response.map(|body| Body::new(body, in_flight))
+    }
+}
+
+pub(crate) fn by_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        Verdict::overloaded().retry_after(retry_after(headers))
+    } else if status.is_server_error() {
+        Verdict::failure().retry_after(retry_after(headers))
+    } else {
+        Verdict::success()
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    date.duration_since(SystemTime::now()).ok()
+}
+
+pin_project_lite::pin_project! {
+    /// A response body that holds its request in flight until it has ended, failed or was dropped.
+    #[derive(Debug)]
+    pub struct Body<B> {
+        #[pin]
+        inner: B,
+        in_flight: Option<InFlight>,
+    }
+}
+
+impl<B> Body<B> {
+    pub(crate) fn new(inner: B, in_flight: InFlight) -> Self {
+        Self {
+            inner,
+            in_flight: Some(in_flight),
+        }
+    }
+}
+
+impl<B: http_body::Body> http_body::Body for Body<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.inner.as_mut().poll_frame(cx));
+        match &frame {
+            Some(Ok(_)) if !this.inner.is_end_stream() => {}
+            Some(Err(_)) => {
+                if let Some(in_flight) = this.in_flight.take() {
+                    in_flight.broke_off();
+                }
+            }
+            _ => *this.in_flight = None,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
