@@ -63,9 +63,10 @@ impl Writers {
                         unknown.fetch_add(1, Ordering::Relaxed);
                     }
                     let took = start.elapsed();
-                    let mut longest = longest.lock().unwrap();
-                    *longest = took.max(*longest);
-                    drop(longest);
+                    {
+                        let mut longest = longest.lock().unwrap();
+                        *longest = took.max(*longest);
+                    }
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             });
@@ -77,7 +78,12 @@ impl Writers {
         let connection = connection.clone();
         Self::start("ours", move |key| {
             let connection = connection.clone();
-            async move { connection.run::<()>(cmd("SET").arg(key).arg(1)).await.is_ok() }
+            async move {
+                connection
+                    .run::<()>(cmd("SET").arg(key).arg(1))
+                    .await
+                    .is_ok()
+            }
         })
     }
 
@@ -127,10 +133,19 @@ impl Writers {
 }
 
 /// Which of the acknowledged keys the master does not have.
-async fn lost(cluster: &Cluster, master: usize, acknowledged: &[(Instant, String)]) -> Vec<(Instant, String)> {
-    let keys: Vec<String> = cluster.nodes[master].command(cmd("KEYS").arg("*")).await.unwrap();
+async fn lost(
+    cluster: &Cluster,
+    master: usize,
+    acknowledged: &[(Instant, String)],
+) -> Vec<(Instant, String)> {
+    let keys: Vec<String> = cluster.nodes[master]
+        .command(cmd("KEYS").arg("*"))
+        .await
+        .unwrap();
     let keys: HashSet<&str> = keys.iter().map(String::as_str).collect();
-    let missing = acknowledged.iter().filter(|(_, key)| !keys.contains(key.as_str()));
+    let missing = acknowledged
+        .iter()
+        .filter(|(_, key)| !keys.contains(key.as_str()));
     missing.cloned().collect()
 }
 
@@ -168,14 +183,25 @@ async fn after_kill_9_of_the_master_writes_go_on_at_the_new_one() {
     assert_eq!(status.switches, 1, "{status:?}");
     let before = naive.count();
     ours.goes_on().await;
-    assert_eq!(naive.count(), before, "control: what looks the master up once is stuck");
+    assert_eq!(
+        naive.count(),
+        before,
+        "control: what looks the master up once is stuck"
+    );
     naive.finish().await;
     let longest = *ours.longest.lock().unwrap();
     assert!(longest < STUCK, "a command took {longest:?}");
     let acknowledged = ours.finish().await;
     let lost = lost(&cluster, new, &acknowledged).await;
-    println!("back after {back:?}, {} acknowledged, {} lost, {status:?}", acknowledged.len(), lost.len());
-    assert!(lost.iter().all(|(start, _)| *start <= killed), "only what was replicated too late: {lost:?}");
+    println!(
+        "back after {back:?}, {} acknowledged, {} lost, {status:?}",
+        acknowledged.len(),
+        lost.len()
+    );
+    assert!(
+        lost.iter().all(|(start, _)| *start <= killed),
+        "only what was replicated too late: {lost:?}"
+    );
 }
 
 #[tokio::test]
@@ -197,7 +223,10 @@ async fn a_frozen_master_that_thaws_after_the_failover_gets_no_acknowledged_writ
     cluster.nodes[old].thaw().unwrap();
     // The old master is a master to itself until a Sentinel tells it otherwise.
     eventually("old master demoted", async || {
-        let role: Vec<redis::Value> = cluster.nodes[old].command(&cmd("ROLE")).await.unwrap_or_default();
+        let role: Vec<redis::Value> = cluster.nodes[old]
+            .command(&cmd("ROLE"))
+            .await
+            .unwrap_or_default();
         role.first() == Some(&redis::Value::BulkString(b"slave".to_vec()))
     })
     .await;
@@ -215,8 +244,14 @@ async fn a_frozen_master_that_thaws_after_the_failover_gets_no_acknowledged_writ
         acknowledged.len(),
         lost.len()
     );
-    assert!(lost.iter().all(|(start, _)| *start <= frozen), "lost: {lost:?}");
-    assert!(naive_lost > 0, "control: what does not follow loses what the old master acknowledges");
+    assert!(
+        lost.iter().all(|(start, _)| *start <= frozen),
+        "lost: {lost:?}"
+    );
+    assert!(
+        naive_lost > 0,
+        "control: what does not follow loses what the old master acknowledges"
+    );
 }
 
 #[tokio::test]
@@ -224,7 +259,11 @@ async fn on_a_switchover_no_command_is_stuck_and_no_acknowledged_write_is_lost()
     let cluster = Redis::sentinel(3).start().await.unwrap();
     let connection = connect(&cluster).await;
     eventually("all sentinels heard", async || {
-        connection.status().sentinels.iter().all(|sentinel| sentinel.subscribed)
+        connection
+            .status()
+            .sentinels
+            .iter()
+            .all(|sentinel| sentinel.subscribed)
     })
     .await;
     // The control follows as ours does, but does not hold commands back.
@@ -272,34 +311,64 @@ async fn on_a_switchover_no_command_is_stuck_and_no_acknowledged_write_is_lost()
         connection.status()
     );
     assert!(lost_ours.is_empty(), "lost: {lost_ours:?}");
-    assert!(lost_eager > 0, "control: without holding back acknowledged writes are lost");
+    assert!(
+        lost_eager > 0,
+        "control: without holding back acknowledged writes are lost"
+    );
 }
 
 #[tokio::test]
 async fn a_node_whose_role_is_not_master_is_never_used() {
     let cluster = Redis::single().replicas(1).start().await.unwrap();
-    let connection = Connection::builder().node(address(&cluster, 1)).build().unwrap();
-    let error = connection.run::<()>(cmd("SET").arg("a").arg(1)).await.unwrap_err();
+    let connection = Connection::builder()
+        .node(address(&cluster, 1))
+        .build()
+        .unwrap();
+    let error = connection
+        .run::<()>(cmd("SET").arg("a").arg(1))
+        .await
+        .unwrap_err();
     assert!(error.is_not_sent(), "{error:?}");
     let failure = connection.status().last_failure.unwrap();
     assert!(failure.contains("ROLE is slave"), "{failure}");
     // Reads are not given to it either: what it shows may be older than what this client wrote.
-    assert!(connection.run::<Option<String>>(cmd("GET").arg("a")).await.unwrap_err().is_not_sent());
+    assert!(
+        connection
+            .run::<Option<String>>(cmd("GET").arg("a"))
+            .await
+            .unwrap_err()
+            .is_not_sent()
+    );
 
     // Promoted, it is good.
-    let _: () = cluster.nodes[1].command(cmd("REPLICAOF").arg("NO").arg("ONE")).await.unwrap();
+    let _: () = cluster.nodes[1]
+        .command(cmd("REPLICAOF").arg("NO").arg("ONE"))
+        .await
+        .unwrap();
     connection.ready(DEADLINE).await.unwrap();
-    connection.run::<()>(cmd("SET").arg("a").arg(1)).await.unwrap();
+    connection
+        .run::<()>(cmd("SET").arg("a").arg(1))
+        .await
+        .unwrap();
 
     // Demoted under an open connection, it refuses, and is given up.
     let (host, port) = ("127.0.0.1", cluster.nodes[0].port);
-    let _: () = cluster.nodes[1].command(cmd("REPLICAOF").arg(host).arg(port)).await.unwrap();
-    let error = connection.run::<()>(cmd("SET").arg("a").arg(2)).await.unwrap_err();
+    let _: () = cluster.nodes[1]
+        .command(cmd("REPLICAOF").arg(host).arg(port))
+        .await
+        .unwrap();
+    let error = connection
+        .run::<()>(cmd("SET").arg("a").arg(2))
+        .await
+        .unwrap_err();
     assert!(error.is_not_sent(), "{error:?}");
     let status = connection.status();
     assert_eq!(status.master, None, "{status:?}");
     assert!(
-        matches!(status.last_reason, Some(Reason::ReadOnly | Reason::NotMaster | Reason::Io)),
+        matches!(
+            status.last_reason,
+            Some(Reason::ReadOnly | Reason::NotMaster | Reason::Io)
+        ),
         "{status:?}"
     );
 }
@@ -319,7 +388,10 @@ async fn every_command_ends_by_its_deadline_on_a_frozen_server() {
     let mut unknown = 0;
     loop {
         let start = Instant::now();
-        let error = connection.run::<()>(cmd("INCR").arg("n")).await.unwrap_err();
+        let error = connection
+            .run::<()>(cmd("INCR").arg("n"))
+            .await
+            .unwrap_err();
         assert!(start.elapsed() < STUCK);
         match error {
             Error::Unknown { .. } => unknown += 1,
@@ -330,7 +402,10 @@ async fn every_command_ends_by_its_deadline_on_a_frozen_server() {
     }
     assert!(unknown > 0);
     let status = connection.status();
-    assert_eq!((status.master, status.last_reason), (None, Some(Reason::Timeouts)));
+    assert_eq!(
+        (status.master, status.last_reason),
+        (None, Some(Reason::Timeouts))
+    );
 
     cluster.nodes[0].thaw().unwrap();
     connection.ready(DEADLINE).await.unwrap();
@@ -344,7 +419,13 @@ async fn servers_may_come_up_after_the_connection() {
     cluster.nodes[0].kill().await.unwrap();
     let connection = Connection::from_url(&cluster.url()).unwrap();
     let short = connection.with_timeout(Duration::from_millis(100));
-    assert!(short.run::<()>(&cmd("PING")).await.unwrap_err().is_not_sent());
+    assert!(
+        short
+            .run::<()>(&cmd("PING"))
+            .await
+            .unwrap_err()
+            .is_not_sent()
+    );
     // A command that waits is sent as soon as there is a master.
     let patient = connection.with_timeout(DEADLINE);
     let waiting = tokio::spawn(async move { patient.run::<u64>(cmd("INCR").arg("n")).await });
@@ -358,8 +439,11 @@ async fn servers_may_come_up_after_the_connection() {
 async fn too_many_waiting_commands_are_refused_at_once() {
     let cluster = Redis::single().start().await.unwrap();
     cluster.nodes[0].kill().await.unwrap();
-    let connection =
-        Connection::builder().node(address(&cluster, 0)).max_waiting(3).build().unwrap();
+    let connection = Connection::builder()
+        .node(address(&cluster, 0))
+        .max_waiting(3)
+        .build()
+        .unwrap();
     let patient = connection.with_timeout(DEADLINE);
     let mut waiting = JoinSet::new();
     for _ in 0..3 {
@@ -368,7 +452,10 @@ async fn too_many_waiting_commands_are_refused_at_once() {
     }
     eventually("three wait", async || connection.status().waiting == 3).await;
     let error = patient.run::<()>(&cmd("PING")).await.unwrap_err();
-    assert!(error.to_string().contains("3 commands are waiting"), "{error}");
+    assert!(
+        error.to_string().contains("3 commands are waiting"),
+        "{error}"
+    );
     // Given-up waits make room.
     waiting.shutdown().await;
     assert_eq!(connection.status().waiting, 0);
@@ -382,25 +469,48 @@ async fn scripts_pipelines_and_errors_of_the_command_itself() {
     let mut call = script.key("n");
     call.arg(2);
     assert_eq!(connection.script::<u64>(&call).await.unwrap(), 2);
-    connection.run::<()>(cmd("SCRIPT").arg("FLUSH")).await.unwrap();
-    assert_eq!(connection.script::<u64>(&call).await.unwrap(), 4, "loaded again");
+    connection
+        .run::<()>(cmd("SCRIPT").arg("FLUSH"))
+        .await
+        .unwrap();
+    assert_eq!(
+        connection.script::<u64>(&call).await.unwrap(),
+        4,
+        "loaded again"
+    );
 
     let mut pipeline = redis::pipe();
     pipeline.atomic().incr("n", 1).incr("n", 1);
-    assert_eq!(connection.pipeline::<(u64, u64)>(&pipeline).await.unwrap(), (5, 6));
+    assert_eq!(
+        connection.pipeline::<(u64, u64)>(&pipeline).await.unwrap(),
+        (5, 6)
+    );
 
-    let error = connection.run::<()>(cmd("LPUSH").arg("n").arg(1)).await.unwrap_err();
+    let error = connection
+        .run::<()>(cmd("LPUSH").arg("n").arg(1))
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Server(_)), "{error:?}");
-    let error = connection.run::<Vec<u64>>(cmd("GET").arg("n")).await.unwrap_err();
+    let error = connection
+        .run::<(u64, u64)>(cmd("GET").arg("n"))
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Reply(_)), "{error:?}");
-    assert_eq!(connection.status().connects, 1, "none of this costs the connection");
+    assert_eq!(
+        connection.status().connects,
+        1,
+        "none of this costs the connection"
+    );
 }
 
 #[tokio::test]
 async fn the_last_handle_takes_its_links_and_tasks_along() {
     let cluster = Redis::single().start().await.unwrap();
     let links = async || -> usize {
-        let list: String = cluster.nodes[0].command(&cmd("CLIENT").arg("LIST")).await.unwrap();
+        let list: String = cluster.nodes[0]
+            .command(&cmd("CLIENT").arg("LIST"))
+            .await
+            .unwrap();
         list.lines().count()
     };
     let before = links().await;
