@@ -121,12 +121,18 @@ impl StartError {
         move |source| Self::Io { part, what, source }
     }
 
-    pub(crate) fn postgres(part: &str, what: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self + use<> {
+    pub(crate) fn postgres(
+        part: &str,
+        what: &'static str,
+    ) -> impl FnOnce(tokio_postgres::Error) -> Self + use<> {
         let part = part.to_owned();
         move |source| Self::Postgres { part, what, source }
     }
 
-    pub(crate) fn redis(part: &str, what: &'static str) -> impl FnOnce(::redis::RedisError) -> Self + use<> {
+    pub(crate) fn redis(
+        part: &str,
+        what: &'static str,
+    ) -> impl FnOnce(::redis::RedisError) -> Self + use<> {
         let part = part.to_owned();
         move |source| Self::Redis { part, what, source }
     }

@@ -52,7 +52,7 @@ use tokio::{
 
 use crate::{
     StartError,
-    ports::Reservation,
+    ports::{Reservation, elsewhere},
     postgres::{Client, binaries, chain, program},
     process::{Bed, Process, Spec},
     setup::Tool,
@@ -72,7 +72,11 @@ pub struct Patroni;
 impl Patroni {
     /// A cluster with this many PostgreSQL nodes, each under a Patroni of its own, and one etcd.
     pub fn cluster(nodes: usize) -> Builder {
-        Builder { nodes, settings: Vec::new(), dir: None }
+        Builder {
+            nodes,
+            settings: Vec::new(),
+            dir: None,
+        }
     }
 }
 
@@ -110,13 +114,18 @@ impl Builder {
     ///
     /// What has been started ends when the future is dropped.
     pub async fn start(self) -> Result<Cluster, StartError> {
+        elsewhere(async || self.start_once().await).await
+    }
+
+    async fn start_once(&self) -> Result<Cluster, StartError> {
         let part = "Patroni";
         let bin = binaries(part)?;
         let (patroni, etcd) = (program(part, Tool::Patroni)?, program(part, Tool::Etcd)?);
         // Without the module Patroni waits for ever instead of failing.
         program(part, Tool::PythonEtcd)?;
         let bed = Bed::choose(self.dir.as_deref())?;
-        let ports = Reservation::take(2 + 2 * self.nodes).map_err(StartError::io(part, "reserve ports"))?;
+        let ports =
+            Reservation::take(2 + 2 * self.nodes).map_err(StartError::io(part, "reserve ports"))?;
         let (etcd_ports, node_ports) = ports.ports().split_at(2);
 
         let etcd = start_etcd(&bed, etcd, etcd_ports[0], etcd_ports[1]).await?;
@@ -127,13 +136,31 @@ impl Builder {
             let data = dir.join("data");
             let conf = dir.join("patroni.yml");
             // JSON is YAML, and needs no rules for quoting.
-            let text = self.configuration(&name, &bin, &dir, &data, etcd_ports[0], ports[0], ports[1]).to_string();
+            let text = self
+                .configuration(&name, &bin, &dir, &data, etcd_ports[0], ports[0], ports[1])
+                .to_string();
             fs::write(&conf, text).map_err(StartError::io(&name, "write the configuration"))?;
-            bed.give(&conf).map_err(StartError::io(&name, "hand the configuration over"))?;
-            let process = bed.spawn(Spec::new(name.clone(), &patroni).arg(conf).env("PYTHONUNBUFFERED", "1"))?;
-            nodes.push(Node { name, port: ports[0], rest_port: ports[1], process, data });
+            bed.give(&conf)
+                .map_err(StartError::io(&name, "hand the configuration over"))?;
+            let process = bed.spawn(
+                Spec::new(name.clone(), &patroni)
+                    .arg(conf)
+                    .env("PYTHONUNBUFFERED", "1"),
+            )?;
+            nodes.push(Node {
+                name,
+                port: ports[0],
+                rest_port: ports[1],
+                process,
+                data,
+            });
         }
-        let cluster = Cluster { nodes, etcd, bed, _ports: ports };
+        let cluster = Cluster {
+            nodes,
+            etcd,
+            bed,
+            ports,
+        };
         for node in &cluster.nodes {
             node.wait_answering().await?;
         }
@@ -143,7 +170,10 @@ impl Builder {
         Ok(cluster)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "private, called once, every argument another port or path")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "private, called once, every argument another port or path"
+    )]
     fn configuration(
         &self,
         name: &str,
@@ -174,7 +204,11 @@ impl Builder {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.into()))
         .collect();
-        parameters.extend(self.settings.iter().map(|(key, value)| (key.clone(), value.clone().into())));
+        parameters.extend(
+            self.settings
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone().into())),
+        );
         let user = |name: &str| json!({"username": name, "password": name});
         json!({
             "scope": "ha-testbed",
@@ -217,19 +251,47 @@ impl Builder {
     }
 }
 
-async fn start_etcd(bed: &Bed, program: PathBuf, client: u16, peer: u16) -> Result<Process, StartError> {
-    let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+async fn start_etcd(
+    bed: &Bed,
+    program: PathBuf,
+    client: u16,
+    peer: u16,
+) -> Result<Process, StartError> {
+    let (client_url, peer_url) = (
+        format!("http://127.0.0.1:{client}"),
+        format!("http://127.0.0.1:{peer}"),
+    );
     let process = bed.spawn(
         Spec::new("etcd-0", program)
-            .args(["--name", "etcd-0", "--data-dir", "data", "--enable-v2", "--log-level", "warn"])
-            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .args([
+                "--name",
+                "etcd-0",
+                "--data-dir",
+                "data",
+                "--enable-v2",
+                "--log-level",
+                "warn",
+            ])
+            .args([
+                "--listen-client-urls",
+                &client_url,
+                "--advertise-client-urls",
+                &client_url,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer_url,
+                "--initial-advertise-peer-urls",
+                &peer_url,
+            ])
             .args(["--initial-cluster", &format!("etcd-0={peer_url}")]),
     )?;
     let ready = process
-        .wait_until("healthy", STEP, async || match get(client, "/health").await {
-            Ok((200, body)) if body.contains("true") => Ok(()),
-            other => Err(format!("{other:?}")),
+        .wait_until("healthy", STEP, async || {
+            match get(client, "/health").await {
+                Ok((200, body)) if body.contains("true") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
         })
         .await;
     match ready {
@@ -247,13 +309,18 @@ pub struct Cluster {
     /// Where Patroni keeps who leads.
     pub etcd: Process,
     bed: Bed,
-    _ports: Reservation,
+    ports: Reservation,
 }
 
 impl Cluster {
     /// Where the nodes keep their state and logs.
     pub fn dir(&self) -> &Path {
         self.bed.dir()
+    }
+
+    /// The address etcd serves clients on.
+    pub fn etcd_addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.ports()[0]).into()
     }
 
     /// The node with this number.
@@ -263,7 +330,11 @@ impl Cluster {
     /// When there is none.
     pub fn node(&self, index: usize) -> Result<&Node, StartError> {
         let count = self.nodes.len();
-        self.nodes.get(index).ok_or(StartError::NoSuchPart { kind: "node", index, count })
+        self.nodes.get(index).ok_or(StartError::NoSuchPart {
+            kind: "node",
+            index,
+            count,
+        })
     }
 
     /// Kills a node: Patroni, PostgreSQL and all backends, as a loss of power would.
@@ -285,7 +356,9 @@ impl Cluster {
         let postmaster = fs::read_to_string(node.data.join("postmaster.pid"))
             .ok()
             .and_then(|text| text.lines().next()?.trim().parse().ok());
-        node.process.kill_inside(node.data.clone(), postmaster).await
+        node.process
+            .kill_inside(node.data.clone(), postmaster)
+            .await
     }
 
     /// Kills a node's Patroni and leaves its PostgreSQL, which goes on taking writes although another node will be made
@@ -335,7 +408,12 @@ impl Cluster {
             let body: Value = serde_json::from_str(&body).ok()?;
             (status == 200).then(|| (body["timeline"].as_u64().unwrap_or(0), index))
         });
-        join_all(asked).await.into_iter().flatten().max().map(|(_, index)| index)
+        join_all(asked)
+            .await
+            .into_iter()
+            .flatten()
+            .max()
+            .map(|(_, index)| index)
     }
 
     /// Waits for a leader that takes writes.
@@ -352,18 +430,38 @@ impl Cluster {
     /// # Errors
     ///
     /// When that does not happen in time.
-    pub async fn wait_leader_other_than(&self, old: usize, deadline: Duration) -> Result<usize, StartError> {
+    pub async fn wait_leader_other_than(
+        &self,
+        old: usize,
+        deadline: Duration,
+    ) -> Result<usize, StartError> {
         self.find_leader(Some(old), deadline).await
     }
 
-    async fn find_leader(&self, not: Option<usize>, deadline: Duration) -> Result<usize, StartError> {
+    async fn find_leader(
+        &self,
+        not: Option<usize>,
+        deadline: Duration,
+    ) -> Result<usize, StartError> {
         let what = if not.is_some() { "failed over" } else { "led" };
         self.wait(what, deadline, async || match self.leader().await {
-            Some(index) if Some(index) == not => Err(format!("{} still leads", self.nodes[index].name)),
+            Some(index) if Some(index) == not => {
+                Err(format!("{} still leads", self.nodes[index].name))
+            }
             Some(index) => {
-                let client = self.nodes[index].client().await.map_err(|error| chain(&error))?;
-                let row = client.query_one("select pg_is_in_recovery()", &[]).await.map_err(|error| chain(&error))?;
-                if row.get(0) { Err(format!("{} is still a replica", self.nodes[index].name)) } else { Ok(index) }
+                let client = self.nodes[index]
+                    .client()
+                    .await
+                    .map_err(|error| chain(&error))?;
+                let row = client
+                    .query_one("select pg_is_in_recovery()", &[])
+                    .await
+                    .map_err(|error| chain(&error))?;
+                if row.get(0) {
+                    Err(format!("{} is still a replica", self.nodes[index].name))
+                } else {
+                    Ok(index)
+                }
             }
             None => Err("nobody leads".to_owned()),
         })
@@ -404,7 +502,12 @@ impl Cluster {
         .await
     }
 
-    async fn wait<T, F>(&self, what: &'static str, deadline: Duration, mut look: F) -> Result<T, StartError>
+    async fn wait<T, F>(
+        &self,
+        what: &'static str,
+        deadline: Duration,
+        mut look: F,
+    ) -> Result<T, StartError>
     where
         F: AsyncFnMut() -> Result<T, String>,
     {
@@ -423,7 +526,13 @@ impl Cluster {
                     .map(|node| format!("--- {}\n{}", node.name, node.process.log_tail(8)))
                     .collect();
                 let part = "Patroni".to_owned();
-                return Err(StartError::Deadline { part, what, after: deadline, last, log: log.join("\n") });
+                return Err(StartError::Deadline {
+                    part,
+                    what,
+                    after: deadline,
+                    last,
+                    log: log.join("\n"),
+                });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -472,6 +581,11 @@ impl Node {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
+    /// The address of Patroni's REST API.
+    pub fn rest_addr(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.rest_port).into()
+    }
+
     /// PostgreSQL's data directory.
     pub fn data_dir(&self) -> &Path {
         &self.data
@@ -488,7 +602,10 @@ impl Node {
     }
 
     fn conninfo_for(&self, user: &str, database: &str) -> String {
-        format!("host=127.0.0.1 port={} user={user} dbname={database} connect_timeout=5", self.port)
+        format!(
+            "host=127.0.0.1 port={} user={user} dbname={database} connect_timeout=5",
+            self.port
+        )
     }
 
     /// A connection of the superuser.
@@ -509,7 +626,10 @@ impl Node {
         let ready = self
             .process
             .wait_until("answering", STEP, async || {
-                self.get("/liveness").await.map(drop).map_err(|error| error.to_string())
+                self.get("/liveness")
+                    .await
+                    .map(drop)
+                    .map_err(|error| error.to_string())
             })
             .await;
         match ready {
@@ -523,7 +643,9 @@ impl Node {
 async fn get(port: u16, path: &str) -> std::io::Result<(u16, String)> {
     let work = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").as_bytes()).await?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").as_bytes())
+            .await?;
         let mut bytes = Vec::new();
         stream.take(1024 * 1024).read_to_end(&mut bytes).await?;
         Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes).into_owned())

@@ -15,6 +15,8 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::StartError;
+
 /// Below 32768, where Linux begins to hand out ports (macOS: 49152).
 const RANGE: Range<u16> = 15_000..32_000;
 
@@ -38,7 +40,10 @@ impl Reservation {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
-        let mut taken = Self { ports: Vec::with_capacity(count), _locks: Vec::with_capacity(count) };
+        let mut taken = Self {
+            ports: Vec::with_capacity(count),
+            _locks: Vec::with_capacity(count),
+        };
         for _ in 0..RANGE.len() {
             if taken.ports.len() == count {
                 return Ok(taken);
@@ -46,7 +51,13 @@ impl Reservation {
             let port = fastrand::u16(RANGE);
             // Another user's lock file may be closed to us; that port is then not ours to take.
             let file = dir.join(port.to_string());
-            let Ok(file) = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o666).open(file)
+            let Ok(file) = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o666)
+                .open(file)
             else {
                 continue;
             };
@@ -61,13 +72,29 @@ impl Reservation {
         if taken.ports.len() == count {
             return Ok(taken);
         }
-        Err(io::Error::new(io::ErrorKind::AddrInUse, format!("no {count} free ports in {RANGE:?}")))
+        Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("no {count} free ports in {RANGE:?}"),
+        ))
     }
 
     /// The ports, in the order they were taken.
     pub fn ports(&self) -> &[u16] {
         &self.ports
     }
+}
+
+/// Starts again on other ports when a process outside of all beds was faster.
+pub(crate) async fn elsewhere<T>(
+    start: impl AsyncFn() -> Result<T, StartError>,
+) -> Result<T, StartError> {
+    for _ in 0..2 {
+        match start().await {
+            Err(error) if error.is_port_taken() => {}
+            other => return other,
+        }
+    }
+    start().await
 }
 
 #[cfg(test)]
@@ -79,7 +106,10 @@ mod tests {
     #[test]
     fn no_port_is_given_twice_while_it_is_held() {
         let held: Vec<_> = (0..20).map(|_| Reservation::take(20).unwrap()).collect();
-        let all: Vec<_> = held.iter().flat_map(|held| held.ports().iter().copied()).collect();
+        let all: Vec<_> = held
+            .iter()
+            .flat_map(|held| held.ports().iter().copied())
+            .collect();
         assert_eq!(all.len(), 400);
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), 400);
     }

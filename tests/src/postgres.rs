@@ -39,7 +39,7 @@ use tokio_postgres::NoTls;
 
 use crate::{
     StartError,
-    ports::Reservation,
+    ports::{Reservation, elsewhere},
     process::{Bed, Process, Spec, run},
     setup::{self, Tool},
 };
@@ -55,7 +55,12 @@ pub struct Postgres;
 impl Postgres {
     /// A primary, to begin with without replicas.
     pub fn primary() -> Builder {
-        Builder { replicas: 0, synchronous: false, settings: Vec::new(), dir: None }
+        Builder {
+            replicas: 0,
+            synchronous: false,
+            settings: Vec::new(),
+            dir: None,
+        }
     }
 }
 
@@ -108,14 +113,20 @@ impl Builder {
     ///
     /// What has been started ends when the future is dropped.
     pub async fn start(self) -> Result<Cluster, StartError> {
+        elsewhere(async || self.start_once().await).await
+    }
+
+    async fn start_once(&self) -> Result<Cluster, StartError> {
         let bin = binaries("PostgreSQL")?;
         let bed = Bed::choose(self.dir.as_deref())?;
-        let ports = Reservation::take(self.replicas + 1).map_err(StartError::io("PostgreSQL", "reserve ports"))?;
+        let ports = Reservation::take(self.replicas + 1)
+            .map_err(StartError::io("PostgreSQL", "reserve ports"))?;
 
         let primary = Layout::new(&bed, 0, ports.ports()[0])?;
         initdb(&bed, &bin, &primary).await?;
         let conf = primary.data.join("postgresql.conf");
-        let text = fs::read_to_string(&conf).map_err(StartError::io(&primary.name, "read the configuration"))?;
+        let text = fs::read_to_string(&conf)
+            .map_err(StartError::io(&primary.name, "read the configuration"))?;
         fs::write(&conf, text + &self.configuration())
             .map_err(StartError::io(&primary.name, "write the configuration"))?;
         let primary = primary.start(&bed, &bin).await?;
@@ -126,10 +137,25 @@ impl Builder {
             async move {
                 let layout = Layout::new(bed, i, port)?;
                 let source = format!("{} application_name={}", primary.replication(), layout.name);
-                let spec = Spec::new(format!("{}-basebackup", layout.name), bin.join("pg_basebackup"))
-                    .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
-                    .args(["--create-slot", "--slot", &slot(&layout.name), "--dbname", &source, "--pgdata"])
-                    .arg(&layout.data);
+                let spec = Spec::new(
+                    format!("{}-basebackup", layout.name),
+                    bin.join("pg_basebackup"),
+                )
+                .args([
+                    "--write-recovery-conf",
+                    "--wal-method=stream",
+                    "--checkpoint=fast",
+                    "--no-sync",
+                ])
+                .args([
+                    "--create-slot",
+                    "--slot",
+                    &slot(&layout.name),
+                    "--dbname",
+                    &source,
+                    "--pgdata",
+                ])
+                .arg(&layout.data);
                 run(bed, spec, &layout.dir, STEP).await?;
                 layout.start(bed, bin).await
             }
@@ -137,14 +163,23 @@ impl Builder {
         let replicas = try_join_all(replicas).await?;
         let mut nodes = vec![primary];
         nodes.extend(replicas);
-        let cluster = Cluster { nodes, bin, bed, _ports: ports };
+        let cluster = Cluster {
+            nodes,
+            bin,
+            bed,
+            _ports: ports,
+        };
         cluster.wait_streaming(0, self.replicas, STEP).await?;
         if self.synchronous {
             let client = cluster.nodes[0].client().await?;
-            for statement in
-                ["alter system set synchronous_standby_names = 'ANY 1 (*)'", "select pg_reload_conf()"]
-            {
-                client.batch_execute(statement).await.map_err(StartError::postgres("postgres-0", "make it synchronous"))?;
+            for statement in [
+                "alter system set synchronous_standby_names = 'ANY 1 (*)'",
+                "select pg_reload_conf()",
+            ] {
+                client
+                    .batch_execute(statement)
+                    .await
+                    .map_err(StartError::postgres("postgres-0", "make it synchronous"))?;
             }
             cluster.wait_query(0, "synchronous", "select count(*) > 0 from pg_stat_replication where sync_state in ('quorum', 'sync')", STEP).await?;
         }
@@ -173,7 +208,9 @@ impl Builder {
             ("wal_receiver_status_interval", "1s"),
             ("log_line_prefix", "%m [%p] "),
         ];
-        let own = own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let own = own
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()));
         let mut text = "\n# The test bed's own.\n".to_owned();
         for (key, value) in own.chain(self.settings.iter().cloned()) {
             text.push_str(&format!("{key} = '{}'\n", value.replace('\'', "''")));
@@ -195,7 +232,11 @@ pub(crate) fn program(part: &str, tool: Tool) -> Result<PathBuf, StartError> {
 }
 
 fn missing(part: &str, tool: Tool) -> StartError {
-    StartError::MissingBinary { part: part.to_owned(), tool, install: setup::install_command(&[tool]) }
+    StartError::MissingBinary {
+        part: part.to_owned(),
+        tool,
+        install: setup::install_command(&[tool]),
+    }
 }
 
 /// Slot names may hold no dash.
@@ -216,7 +257,12 @@ impl Layout {
         let name = format!("postgres-{index}");
         let dir = bed.make_dir(&name)?;
         let data = dir.join("data");
-        Ok(Self { name, port, dir, data })
+        Ok(Self {
+            name,
+            port,
+            dir,
+            data,
+        })
     }
 
     async fn start(self, bed: &Bed, bin: &Path) -> Result<Node, StartError> {
@@ -225,7 +271,12 @@ impl Layout {
             .arg(&self.data)
             .args(["-p", &self.port.to_string()]);
         let process = bed.spawn(spec)?;
-        let node = Node { name: self.name, port: self.port, process, data: self.data };
+        let node = Node {
+            name: self.name,
+            port: self.port,
+            process,
+            data: self.data,
+        };
         node.wait_ready(STEP).await?;
         Ok(node)
     }
@@ -233,7 +284,14 @@ impl Layout {
 
 async fn initdb(bed: &Bed, bin: &Path, layout: &Layout) -> Result<(), StartError> {
     let spec = Spec::new(format!("{}-initdb", layout.name), bin.join("initdb"))
-        .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync", "--pgdata"])
+        .args([
+            "--auth=trust",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+            "--pgdata",
+        ])
         .arg(&layout.data);
     run(bed, spec, &layout.dir, STEP).await
 }
@@ -266,7 +324,11 @@ impl Cluster {
     /// When there is none.
     pub fn node(&self, index: usize) -> Result<&Node, StartError> {
         let count = self.nodes.len();
-        self.nodes.get(index).ok_or(StartError::NoSuchPart { kind: "node", index, count })
+        self.nodes.get(index).ok_or(StartError::NoSuchPart {
+            kind: "node",
+            index,
+            count,
+        })
     }
 
     /// Makes a replica a primary and returns when it takes writes. Nothing happens to the old primary: whoever wants
@@ -281,8 +343,10 @@ impl Cluster {
     /// The promotion may go on when the future is dropped.
     pub async fn promote(&self, index: usize) -> Result<(), StartError> {
         let node = self.node(index)?;
-        node.execute("promote it", "select pg_promote(true, 60)").await?;
-        self.wait_query(index, "a primary", "select not pg_is_in_recovery()", STEP).await
+        node.execute("promote it", "select pg_promote(true, 60)")
+            .await?;
+        self.wait_query(index, "a primary", "select not pg_is_in_recovery()", STEP)
+            .await
     }
 
     /// Stops a replica from showing what it receives; it goes on receiving.
@@ -291,9 +355,17 @@ impl Cluster {
     ///
     /// When the node cannot be reached or is no replica.
     pub async fn pause_replay(&self, index: usize) -> Result<(), StartError> {
-        self.node(index)?.execute("pause replay", "select pg_wal_replay_pause()").await?;
+        self.node(index)?
+            .execute("pause replay", "select pg_wal_replay_pause()")
+            .await?;
         // The request alone is answered at once; until the state changes more may still become visible.
-        self.wait_query(index, "paused", "select pg_get_wal_replay_pause_state() = 'paused'", STEP).await
+        self.wait_query(
+            index,
+            "paused",
+            "select pg_get_wal_replay_pause_state() = 'paused'",
+            STEP,
+        )
+        .await
     }
 
     /// Lets a replica show what it received.
@@ -302,7 +374,9 @@ impl Cluster {
     ///
     /// When the node cannot be reached or is no replica.
     pub async fn resume_replay(&self, index: usize) -> Result<(), StartError> {
-        self.node(index)?.execute("resume replay", "select pg_wal_replay_resume()").await
+        self.node(index)?
+            .execute("resume replay", "select pg_wal_replay_resume()")
+            .await
     }
 
     /// Makes a node stream from another one, which must be a primary, and returns when it does.
@@ -340,25 +414,36 @@ impl Cluster {
             // until a checkpoint has been made.
             source.execute("make a checkpoint", "checkpoint").await?;
             let spec = Spec::new(format!("{}-rewind", node.name), self.bin.join("pg_rewind"))
-                .args(["--no-sync", "--source-server", &source.conninfo(), "--target-pgdata"])
+                .args([
+                    "--no-sync",
+                    "--source-server",
+                    &source.conninfo(),
+                    "--target-pgdata",
+                ])
                 .arg(&node.data);
             run(&self.bed, spec, node.process.dir(), STEP).await?;
             let auto = node.data.join("postgresql.auto.conf");
             let failed = |what| StartError::io(&node.name, what);
             let mut text = fs::read_to_string(&auto).map_err(failed("read the configuration"))?;
-            text.push_str(&format!("primary_conninfo = '{conninfo}'\nprimary_slot_name = '{slot}'\n"));
+            text.push_str(&format!(
+                "primary_conninfo = '{conninfo}'\nprimary_slot_name = '{slot}'\n"
+            ));
             fs::write(&auto, text).map_err(failed("write the configuration"))?;
             let signal = node.data.join("standby.signal");
             fs::write(&signal, "").map_err(failed("mark it as a replica"))?;
-            fs::set_permissions(&signal, fs::Permissions::from_mode(0o600)).map_err(failed("mark it as a replica"))?;
-            self.bed.give(&signal).map_err(failed("mark it as a replica"))?;
+            fs::set_permissions(&signal, fs::Permissions::from_mode(0o600))
+                .map_err(failed("mark it as a replica"))?;
+            self.bed
+                .give(&signal)
+                .map_err(failed("mark it as a replica"))?;
             node.start().await?;
         }
         let streams = format!(
             "select count(*) = 1 from pg_stat_replication where state = 'streaming' and application_name = '{}'",
             node.name
         );
-        self.wait_query(primary, "streaming to the other node", &streams, STEP).await
+        self.wait_query(primary, "streaming to the other node", &streams, STEP)
+            .await
     }
 
     /// Returns when every running replica of `primary` shows what is on the primary now.
@@ -366,14 +451,24 @@ impl Cluster {
     /// # Errors
     ///
     /// When that does not happen in time.
-    pub async fn wait_caught_up(&self, primary: usize, deadline: Duration) -> Result<(), StartError> {
+    pub async fn wait_caught_up(
+        &self,
+        primary: usize,
+        deadline: Duration,
+    ) -> Result<(), StartError> {
         let node = self.node(primary)?;
         let client = node.client().await?;
         let failed = || StartError::postgres(&node.name, "read the position");
-        let row = client.query_one("select pg_current_wal_lsn()::text", &[]).await.map_err(failed())?;
+        let row = client
+            .query_one("select pg_current_wal_lsn()::text", &[])
+            .await
+            .map_err(failed())?;
         let lsn: String = row.get(0);
-        let shown = format!("select coalesce(bool_and(replay_lsn >= '{lsn}'), true) from pg_stat_replication");
-        self.wait_query(primary, "caught up", &shown, deadline).await
+        let shown = format!(
+            "select coalesce(bool_and(replay_lsn >= '{lsn}'), true) from pg_stat_replication"
+        );
+        self.wait_query(primary, "caught up", &shown, deadline)
+            .await
     }
 
     /// Returns when `count` replicas stream from `primary`.
@@ -381,9 +476,17 @@ impl Cluster {
     /// # Errors
     ///
     /// When that does not happen in time.
-    pub async fn wait_streaming(&self, primary: usize, count: usize, deadline: Duration) -> Result<(), StartError> {
-        let streaming = format!("select count(*) >= {count} from pg_stat_replication where state = 'streaming'");
-        self.wait_query(primary, "streaming to its replicas", &streaming, deadline).await
+    pub async fn wait_streaming(
+        &self,
+        primary: usize,
+        count: usize,
+        deadline: Duration,
+    ) -> Result<(), StartError> {
+        let streaming = format!(
+            "select count(*) >= {count} from pg_stat_replication where state = 'streaming'"
+        );
+        self.wait_query(primary, "streaming to its replicas", &streaming, deadline)
+            .await
     }
 
     /// Asks a node until it answers "true".
@@ -398,8 +501,15 @@ impl Cluster {
         node.process
             .wait_until(what, deadline, async || {
                 let client = node.client().await.map_err(|error| chain(&error))?;
-                let row = client.query_one(query, &[]).await.map_err(|error| chain(&error))?;
-                if row.get(0) { Ok(()) } else { Err(format!("false: {query}")) }
+                let row = client
+                    .query_one(query, &[])
+                    .await
+                    .map_err(|error| chain(&error))?;
+                if row.get(0) {
+                    Ok(())
+                } else {
+                    Err(format!("false: {query}"))
+                }
             })
             .await
     }
@@ -438,7 +548,10 @@ impl Node {
 
     /// A connection string for the superuser and the database `postgres`.
     pub fn conninfo(&self) -> String {
-        format!("host=127.0.0.1 port={} user=postgres dbname=postgres connect_timeout=5", self.port)
+        format!(
+            "host=127.0.0.1 port={} user=postgres dbname=postgres connect_timeout=5",
+            self.port
+        )
     }
 
     fn replication(&self) -> String {
@@ -467,7 +580,9 @@ impl Node {
     pub async fn is_replica(&self) -> Result<bool, StartError> {
         let client = self.client().await?;
         let asked = client.query_one("select pg_is_in_recovery()", &[]).await;
-        Ok(asked.map_err(StartError::postgres(&self.name, "ask for its role"))?.get(0))
+        Ok(asked
+            .map_err(StartError::postgres(&self.name, "ask for its role"))?
+            .get(0))
     }
 
     /// Kills the postmaster and all backends, as a loss of power would.
@@ -521,7 +636,17 @@ impl Node {
         let ready = self
             .process
             .wait_until("accepting connections", deadline, async || {
-                self.client().await.map(drop).map_err(|error| chain(&error))
+                let client = self.client().await.map_err(|error| chain(&error))?;
+                let asked = client
+                    .query_one("select current_setting('data_directory')", &[])
+                    .await;
+                let data: String = asked.map_err(|error| chain(&error))?.get(0);
+                // A stranger on the same port would answer just as well.
+                if Path::new(&data) == self.data {
+                    Ok(())
+                } else {
+                    Err(format!("the server of {data} answers"))
+                }
             })
             .await;
         match ready {
@@ -532,7 +657,10 @@ impl Node {
 
     async fn execute(&self, what: &'static str, statement: &str) -> Result<(), StartError> {
         let client = self.client().await?;
-        client.batch_execute(statement).await.map_err(StartError::postgres(&self.name, what))
+        client
+            .batch_execute(statement)
+            .await
+            .map_err(StartError::postgres(&self.name, what))
     }
 }
 

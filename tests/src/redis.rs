@@ -39,7 +39,7 @@ use ::redis::{Client, Cmd, FromRedisValue, RedisError, cmd};
 
 use crate::{
     StartError,
-    ports::Reservation,
+    ports::{Reservation, elsewhere},
     postgres::{chain, program},
     process::{Bed, Process, Spec},
     setup::Tool,
@@ -59,12 +59,21 @@ pub struct Redis;
 impl Redis {
     /// One Redis by itself.
     pub fn single() -> Builder {
-        Builder { replicas: 0, sentinels: 0, settings: Vec::new(), dir: None }
+        Builder {
+            replicas: 0,
+            sentinels: 0,
+            settings: Vec::new(),
+            dir: None,
+        }
     }
 
     /// A master, two replicas, and `sentinels` Sentinels that need a majority of themselves to fail over.
     pub fn sentinel(sentinels: usize) -> Builder {
-        Builder { replicas: 2, sentinels, ..Self::single() }
+        Builder {
+            replicas: 2,
+            sentinels,
+            ..Self::single()
+        }
     }
 }
 
@@ -109,8 +118,16 @@ impl Builder {
     ///
     /// What has been started ends when the future is dropped.
     pub async fn start(self) -> Result<Cluster, StartError> {
+        elsewhere(async || self.start_once().await).await
+    }
+
+    async fn start_once(&self) -> Result<Cluster, StartError> {
         let server = program("Redis", Tool::Redis)?;
-        let sentinel = if self.sentinels > 0 { Some(program("Redis", Tool::Sentinel)?) } else { None };
+        let sentinel = if self.sentinels > 0 {
+            Some(program("Redis", Tool::Sentinel)?)
+        } else {
+            None
+        };
         let bed = Bed::choose(self.dir.as_deref())?;
         let count = 1 + self.replicas + self.sentinels;
         let ports = Reservation::take(count).map_err(StartError::io("Redis", "reserve ports"))?;
@@ -119,17 +136,35 @@ impl Builder {
         let mut nodes = Vec::new();
         for (i, port) in data_ports.iter().enumerate() {
             let of = (i > 0).then(|| data_ports[0]);
-            nodes.push(Node::spawn(&bed, &server, format!("redis-{i}"), *port, &self.configuration(*port, of), None)?);
+            nodes.push(Node::spawn(
+                &bed,
+                &server,
+                format!("redis-{i}"),
+                *port,
+                &self.configuration(*port, of),
+                None,
+            )?);
         }
         for node in &nodes {
             node.wait_ready(STEP).await?;
         }
-        let cluster_of = |nodes, sentinels, bed, ports| Cluster { nodes, sentinels, bed, _ports: ports };
+        let cluster_of = |nodes, sentinels, bed, ports| Cluster {
+            nodes,
+            sentinels,
+            bed,
+            _ports: ports,
+        };
         nodes[0]
             .wait("joined by its replicas", STEP, async |node: &Node| {
                 let info: String = node.query(cmd("INFO").arg("replication")).await?;
-                let online = info.lines().filter(|line| line.starts_with("slave") && line.contains("state=online"));
-                Ok(if online.count() == self.replicas { Ok(()) } else { Err(info) })
+                let online = info
+                    .lines()
+                    .filter(|line| line.starts_with("slave") && line.contains("state=online"));
+                Ok(if online.count() == self.replicas {
+                    Ok(())
+                } else {
+                    Err(info)
+                })
             })
             .await?;
 
@@ -139,7 +174,14 @@ impl Builder {
             for (i, port) in sentinel_ports.iter().enumerate() {
                 let text = format!("port {port}\n{conf}");
                 let mode = Some("--sentinel");
-                sentinels.push(Node::spawn(&bed, &program, format!("sentinel-{i}"), *port, &text, mode)?);
+                sentinels.push(Node::spawn(
+                    &bed,
+                    &program,
+                    format!("sentinel-{i}"),
+                    *port,
+                    &text,
+                    mode,
+                )?);
             }
         }
         let (others, replicas) = (self.sentinels.saturating_sub(1), self.replicas);
@@ -147,9 +189,11 @@ impl Builder {
             sentinel.wait_ready(STEP).await?;
             sentinel
                 .wait("aware of all others", STEP, async |node: &Node| {
-                    let fields: std::collections::HashMap<String, String> =
-                        node.query(cmd("SENTINEL").arg("MASTER").arg(MASTER_NAME)).await?;
-                    let number = |key: &str| fields.get(key).and_then(|text| text.parse::<usize>().ok());
+                    let fields: std::collections::HashMap<String, String> = node
+                        .query(cmd("SENTINEL").arg("MASTER").arg(MASTER_NAME))
+                        .await?;
+                    let number =
+                        |key: &str| fields.get(key).and_then(|text| text.parse::<usize>().ok());
                     let known = number("num-slaves") >= Some(replicas)
                         && number("num-other-sentinels") == Some(others)
                         && fields.get("flags").is_some_and(|flags| flags == "master");
@@ -157,13 +201,22 @@ impl Builder {
                         return Ok(Err(format!("{fields:?}")));
                     }
                     // A replica is only fit for promotion once the Sentinel has heard from it.
-                    let listed: Vec<std::collections::HashMap<String, String>> =
-                        node.query(cmd("SENTINEL").arg("REPLICAS").arg(MASTER_NAME)).await?;
+                    let listed: Vec<std::collections::HashMap<String, String>> = node
+                        .query(cmd("SENTINEL").arg("REPLICAS").arg(MASTER_NAME))
+                        .await?;
                     let fit = |replica: &std::collections::HashMap<String, String>| {
                         replica.get("flags").is_some_and(|flags| flags == "slave")
-                            && replica.get("master-link-status").is_some_and(|status| status == "ok")
+                            && replica
+                                .get("master-link-status")
+                                .is_some_and(|status| status == "ok")
                     };
-                    Ok(if listed.iter().filter(|replica| fit(replica)).count() == replicas { Ok(()) } else { Err(format!("{listed:?}")) })
+                    Ok(
+                        if listed.iter().filter(|replica| fit(replica)).count() == replicas {
+                            Ok(())
+                        } else {
+                            Err(format!("{listed:?}"))
+                        },
+                    )
                 })
                 .await?;
         }
@@ -221,12 +274,19 @@ impl Cluster {
 
     /// The address of the first node.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.nodes.first().map_or(0, |node| node.port))
+        format!(
+            "redis://127.0.0.1:{}",
+            self.nodes.first().map_or(0, |node| node.port)
+        )
     }
 
     /// The address through the Sentinels, as `redis+sentinel://HOST:PORT,HOST:PORT,HOST:PORT/mymaster`.
     pub fn sentinel_url(&self) -> String {
-        let all: Vec<_> = self.sentinels.iter().map(|node| node.addr().to_string()).collect();
+        let all: Vec<_> = self
+            .sentinels
+            .iter()
+            .map(|node| node.addr().to_string())
+            .collect();
         format!("redis+sentinel://{}/{MASTER_NAME}", all.join(","))
     }
 
@@ -245,11 +305,19 @@ impl Cluster {
     /// # Errors
     ///
     /// When that does not happen in time.
-    pub async fn wait_master_other_than(&self, old: usize, deadline: Duration) -> Result<usize, StartError> {
+    pub async fn wait_master_other_than(
+        &self,
+        old: usize,
+        deadline: Duration,
+    ) -> Result<usize, StartError> {
         self.find_master(Some(old), deadline).await
     }
 
-    async fn find_master(&self, not: Option<usize>, deadline: Duration) -> Result<usize, StartError> {
+    async fn find_master(
+        &self,
+        not: Option<usize>,
+        deadline: Duration,
+    ) -> Result<usize, StartError> {
         let end = tokio::time::Instant::now() + deadline;
         let mut last = String::new();
         loop {
@@ -260,9 +328,23 @@ impl Cluster {
                 Err(_) => {}
             }
             if tokio::time::Instant::now() >= end {
-                let what = if not.is_some() { "failed over" } else { "agreed on a master" };
-                let log = self.sentinels.first().map(|node| node.process.log_tail(20)).unwrap_or_default();
-                return Err(StartError::Deadline { part: "Redis".to_owned(), what, after: deadline, last, log });
+                let what = if not.is_some() {
+                    "failed over"
+                } else {
+                    "agreed on a master"
+                };
+                let log = self
+                    .sentinels
+                    .first()
+                    .map(|node| node.process.log_tail(20))
+                    .unwrap_or_default();
+                return Err(StartError::Deadline {
+                    part: "Redis".to_owned(),
+                    what,
+                    after: deadline,
+                    last,
+                    log,
+                });
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -271,16 +353,28 @@ impl Cluster {
     async fn look_for_master(&self) -> Result<usize, String> {
         let mut votes = vec![0_usize; self.nodes.len()];
         for sentinel in &self.sentinels {
-            let named: Result<Option<(String, u16)>, _> =
-                sentinel.query(cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(MASTER_NAME)).await;
-            let index = named.ok().flatten().and_then(|(_, port)| self.nodes.iter().position(|node| node.port == port));
+            let named: Result<Option<(String, u16)>, _> = sentinel
+                .query(
+                    cmd("SENTINEL")
+                        .arg("GET-MASTER-ADDR-BY-NAME")
+                        .arg(MASTER_NAME),
+                )
+                .await;
+            let index = named
+                .ok()
+                .flatten()
+                .and_then(|(_, port)| self.nodes.iter().position(|node| node.port == port));
             if let Some(index) = index {
                 votes[index] += 1;
             }
         }
         let candidates: Vec<usize> = match votes.iter().max() {
             Some(0) | None => (0..self.nodes.len()).collect(),
-            Some(most) => votes.iter().position(|count| count == most).into_iter().collect(),
+            Some(most) => votes
+                .iter()
+                .position(|count| count == most)
+                .into_iter()
+                .collect(),
         };
         let mut seen = format!("the Sentinels' votes by node: {votes:?}");
         for index in candidates {
@@ -325,10 +419,16 @@ impl Node {
         let dir = bed.make_dir(&name)?;
         // The servers rewrite their configuration when roles change, so it must be theirs.
         let conf = dir.join("redis.conf");
-        fs::write(&conf, configuration).map_err(StartError::io(&name, "write the configuration"))?;
-        bed.give(&conf).map_err(StartError::io(&name, "hand the configuration over"))?;
+        fs::write(&conf, configuration)
+            .map_err(StartError::io(&name, "write the configuration"))?;
+        bed.give(&conf)
+            .map_err(StartError::io(&name, "hand the configuration over"))?;
         let process = bed.spawn(Spec::new(name.clone(), program).arg(conf).args(mode))?;
-        Ok(Self { name, port, process })
+        Ok(Self {
+            name,
+            port,
+            process,
+        })
     }
 
     /// Its address.
@@ -394,7 +494,9 @@ impl Node {
     ///
     /// When the connection or the command fails.
     pub async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StartError> {
-        self.query(command).await.map_err(StartError::redis(&self.name, "run a command"))
+        self.query(command)
+            .await
+            .map_err(StartError::redis(&self.name, "run a command"))
     }
 
     async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
@@ -409,13 +511,20 @@ impl Node {
         }
     }
 
-    async fn wait<F>(&self, what: &'static str, deadline: Duration, mut look: F) -> Result<(), StartError>
+    async fn wait<F>(
+        &self,
+        what: &'static str,
+        deadline: Duration,
+        mut look: F,
+    ) -> Result<(), StartError>
     where
         F: AsyncFnMut(&Self) -> Result<Result<(), String>, RedisError>,
     {
         let waited = self
             .process
-            .wait_until(what, deadline, async || look(self).await.unwrap_or_else(|error| Err(chain(&error))))
+            .wait_until(what, deadline, async || {
+                look(self).await.unwrap_or_else(|error| Err(chain(&error)))
+            })
             .await;
         match waited {
             Err(StartError::Exited { .. }) => Err(self.process.failure(Some(self.port))),
@@ -425,11 +534,17 @@ impl Node {
 
     async fn wait_ready(&self, deadline: Duration) -> Result<(), StartError> {
         self.wait("answering", deadline, async |node: &Self| {
-            match node.query::<String>(&cmd("PING")).await {
-                Ok(_) => Ok(Ok(())),
-                Err(error) if error.to_string().contains("LOADING") => Ok(Ok(())),
-                Err(error) => Err(error),
-            }
+            // INFO is answered while data is still being loaded.
+            let info: String = node.query(cmd("INFO").arg("server")).await?;
+            let pid = info
+                .lines()
+                .find_map(|line| line.strip_prefix("process_id:")?.parse().ok());
+            // A stranger on the same port would answer just as well.
+            Ok(if pid == node.process.pid() {
+                Ok(())
+            } else {
+                Err(format!("process {pid:?} answers"))
+            })
         })
         .await
     }

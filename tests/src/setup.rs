@@ -46,8 +46,14 @@ pub enum Tool {
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Postgres, Self::Patroni, Self::Etcd, Self::PythonEtcd, Self::Redis, Self::Sentinel];
+    pub const ALL: [Self; 6] = [
+        Self::Postgres,
+        Self::Patroni,
+        Self::Etcd,
+        Self::PythonEtcd,
+        Self::Redis,
+        Self::Sentinel,
+    ];
 
     /// The environment variable that names the program, for those who keep it elsewhere.
     pub fn env(self) -> &'static str {
@@ -131,7 +137,10 @@ pub enum SetupError {
         source: io::Error,
     },
     /// The package manager failed. Its own words are on standard error.
-    #[error("{} missing and the installation failed with {status}; run it by hand to see why: {command}", names(missing))]
+    #[error(
+        "{} missing and the installation failed with {status}; run it by hand to see why: {command}",
+        names(missing)
+    )]
     Failed {
         /// What is missing.
         missing: Vec<Tool>,
@@ -141,7 +150,11 @@ pub enum SetupError {
         status: String,
     },
     /// The package manager was content, yet the program is not where it is looked for.
-    #[error("{} installed but not found; set {} to the program's path, or run: {command}", names(missing), variables(missing))]
+    #[error(
+        "{} installed but not found; set {} to the program's path, or run: {command}",
+        names(missing),
+        variables(missing)
+    )]
     NotFound {
         /// What is missing.
         missing: Vec<Tool>,
@@ -174,11 +187,19 @@ impl SetupError {
 
 fn names(tools: &[Tool]) -> String {
     let names: Vec<_> = tools.iter().map(Tool::to_string).collect();
-    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+    format!(
+        "{} {}",
+        names.join(", "),
+        if names.len() == 1 { "is" } else { "are" }
+    )
 }
 
 fn variables(tools: &[Tool]) -> String {
-    tools.iter().map(|tool| tool.env()).collect::<Vec<_>>().join(", ")
+    tools
+        .iter()
+        .map(|tool| tool.env())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Where `tool` is, or nothing when it is not installed.
@@ -194,7 +215,12 @@ pub fn find(tool: Tool) -> Option<PathBuf> {
 ///
 /// When something is missing and cannot be installed; the message names the command to run by hand.
 pub fn ensure(tools: &[Tool]) -> Result<(), SetupError> {
-    ensure_on(tools, &Places::of_this_machine, &Machine::this(), &mut io::stderr())
+    ensure_on(
+        tools,
+        &Places::of_this_machine,
+        &Machine::this(),
+        &mut io::stderr(),
+    )
 }
 
 /// The command that installs `tools` on this machine, for messages.
@@ -233,7 +259,11 @@ fn user_in(passwd: &str, name: &str) -> Option<User> {
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
         // "nobody" may be -2 on other systems; an id of 0 would be root under another name.
-        (uid != 0).then(|| User { name: name.to_owned(), uid, gid })
+        (uid != 0).then(|| User {
+            name: name.to_owned(),
+            uid,
+            gid,
+        })
     })
 }
 
@@ -243,7 +273,10 @@ fn is_root() -> bool {
     if let Ok(me) = fs::metadata("/proc/self") {
         return me.uid() == 0;
     }
-    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
 /// Where programs may be; a value of its own so that a test can point it at an empty directory.
@@ -256,9 +289,13 @@ struct Places {
 
 impl Places {
     fn of_this_machine() -> Self {
-        let overrides =
-            Tool::ALL.into_iter().filter_map(|tool| Some((tool, PathBuf::from(env::var_os(tool.env())?)))).collect();
-        let path = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+        let overrides = Tool::ALL
+            .into_iter()
+            .filter_map(|tool| Some((tool, PathBuf::from(env::var_os(tool.env())?))))
+            .collect();
+        let path = env::var_os("PATH")
+            .map(|path| env::split_paths(&path).collect())
+            .unwrap_or_default();
         let mut extra = Vec::new();
         for (parent, prefix, below) in [
             ("/usr/lib/postgresql", "", "bin"),
@@ -266,10 +303,26 @@ impl Places {
             ("/opt/homebrew/opt", "postgresql@", "bin"),
             ("/usr/local/opt", "postgresql@", "bin"),
         ] {
-            extra.extend(versions(Path::new(parent), prefix).into_iter().map(|dir| dir.join(below)));
+            extra.extend(
+                versions(Path::new(parent), prefix)
+                    .into_iter()
+                    .map(|dir| dir.join(below)),
+            );
         }
-        extra.extend(["/usr/bin", "/usr/sbin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from));
-        Self { overrides, path, extra }
+        extra.extend(
+            [
+                "/usr/bin",
+                "/usr/sbin",
+                "/usr/local/bin",
+                "/opt/homebrew/bin",
+            ]
+            .map(PathBuf::from),
+        );
+        Self {
+            overrides,
+            path,
+            extra,
+        }
     }
 
     fn find(&self, tool: Tool) -> Option<PathBuf> {
@@ -280,7 +333,9 @@ impl Places {
             return is_program(file).then(|| file.clone());
         }
         if tool == Tool::Postgres {
-            return self.programs(tool.program()).find_map(|file| with_siblings(&file));
+            return self
+                .programs(tool.program())
+                .find_map(|file| with_siblings(&file));
         }
         self.program(tool.program())
     }
@@ -290,17 +345,28 @@ impl Places {
     }
 
     fn programs(&self, name: &str) -> impl Iterator<Item = PathBuf> {
-        self.path.iter().chain(&self.extra).map(move |dir| dir.join(name)).filter(|file| is_program(file))
+        self.path
+            .iter()
+            .chain(&self.extra)
+            .map(move |dir| dir.join(name))
+            .filter(|file| is_program(file))
     }
 
     /// The Python that runs Patroni: other ones on the machine may lack the module.
     fn python(&self) -> Option<PathBuf> {
-        if let Some((_, file)) = self.overrides.iter().find(|(of, _)| *of == Tool::PythonEtcd) {
+        if let Some((_, file)) = self
+            .overrides
+            .iter()
+            .find(|(of, _)| *of == Tool::PythonEtcd)
+        {
             return is_program(file).then(|| file.clone());
         }
         let of_patroni = self.find(Tool::Patroni).and_then(|patroni| {
             let text = fs::read(patroni).ok()?;
-            let line = text.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+            let line = text
+                .strip_prefix(b"#!")?
+                .split(|byte| *byte == b'\n')
+                .next()?;
             let line = std::str::from_utf8(line).ok()?;
             let interpreter = PathBuf::from(line.split_whitespace().next()?);
             (interpreter.file_name()? != "env" && is_program(&interpreter)).then_some(interpreter)
@@ -314,7 +380,10 @@ impl Places {
 fn with_siblings(postgres: &Path) -> Option<PathBuf> {
     let real = fs::canonicalize(postgres).ok()?;
     let dir = real.parent()?;
-    ["initdb", "pg_basebackup", "pg_rewind"].iter().all(|name| is_program(&dir.join(name))).then_some(real)
+    ["initdb", "pg_basebackup", "pg_rewind"]
+        .iter()
+        .all(|name| is_program(&dir.join(name)))
+        .then_some(real)
 }
 
 fn has_etcd_module(python: &Path) -> bool {
@@ -340,7 +409,11 @@ fn versions(parent: &Path, prefix: &str) -> Vec<PathBuf> {
         .filter_map(|entry| {
             let name = entry.file_name();
             let version = name.to_str()?.strip_prefix(prefix)?;
-            let version = version.split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
+            let version = version
+                .split('.')
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .ok()?;
             Some((version, entry.path()))
         })
         .collect();
@@ -389,12 +462,25 @@ impl Machine {
     }
 
     fn packages(&self, tools: &[Tool]) -> BTreeSet<&'static str> {
-        tools.iter().map(|tool| if self.macos { tool.brew() } else { tool.debian() }).collect()
+        tools
+            .iter()
+            .map(|tool| {
+                if self.macos {
+                    tool.brew()
+                } else {
+                    tool.debian()
+                }
+            })
+            .collect()
     }
 
     /// What a person would type.
     fn command(&self, tools: &[Tool]) -> String {
-        let packages = self.packages(tools).into_iter().collect::<Vec<_>>().join(" ");
+        let packages = self
+            .packages(tools)
+            .into_iter()
+            .collect::<Vec<_>>()
+            .join(" ");
         if self.macos {
             format!("brew install {packages}")
         } else {
@@ -439,7 +525,10 @@ fn ensure_on(
     let missing = |tools: &[Tool]| -> Vec<Tool> {
         let places = places();
         let unique: BTreeSet<_> = tools.iter().copied().collect();
-        unique.into_iter().filter(|tool| places.find(*tool).is_none()).collect()
+        unique
+            .into_iter()
+            .filter(|tool| places.find(*tool).is_none())
+            .collect()
     };
     let absent = missing(tools);
     if absent.is_empty() {
@@ -447,21 +536,41 @@ fn ensure_on(
     }
     let command = machine.command(&absent);
     let Some(mut installer) = machine.installer(&absent) else {
-        return Err(SetupError::Manual { missing: absent, command });
+        return Err(SetupError::Manual {
+            missing: absent,
+            command,
+        });
     };
     // Progress is a courtesy: a closed standard error is no reason to fail.
-    let _ = writeln!(progress, "setup: {} missing, installing ({command})", names(&absent));
+    let _ = writeln!(
+        progress,
+        "setup: {} missing, installing ({command})",
+        names(&absent)
+    );
     // Standard output belongs to the caller, who may be printing JSON.
     match installer.stdout(io::stderr()).status() {
-        Err(source) => return Err(SetupError::Run { missing: absent, command, source }),
+        Err(source) => {
+            return Err(SetupError::Run {
+                missing: absent,
+                command,
+                source,
+            });
+        }
         Ok(status) if !status.success() => {
-            return Err(SetupError::Failed { missing: absent, command, status: status.to_string() });
+            return Err(SetupError::Failed {
+                missing: absent,
+                command,
+                status: status.to_string(),
+            });
         }
         Ok(_) => {}
     }
     let still = missing(&absent);
     if !still.is_empty() {
-        return Err(SetupError::NotFound { missing: still, command });
+        return Err(SetupError::NotFound {
+            missing: still,
+            command,
+        });
     }
     let _ = writeln!(progress, "setup: {} ready", names(&absent));
     Ok(())

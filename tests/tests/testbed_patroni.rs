@@ -13,13 +13,20 @@ async fn started() -> (Cluster, usize) {
     println!("three members in {:?}", begun.elapsed());
     let leader = cluster.wait_leader(DEADLINE).await.unwrap();
     let client = cluster.nodes[leader].client().await.unwrap();
-    client.batch_execute("create table note (id int); insert into note values (1)").await.unwrap();
+    client
+        .batch_execute("create table note (id int); insert into note values (1)")
+        .await
+        .unwrap();
     (cluster, leader)
 }
 
 async fn notes(cluster: &Cluster, index: usize) -> i64 {
     let client = cluster.nodes[index].client().await.unwrap();
-    client.query_one("select count(*) from note", &[]).await.unwrap().get(0)
+    client
+        .query_one("select count(*) from note", &[])
+        .await
+        .unwrap()
+        .get(0)
 }
 
 #[tokio::test]
@@ -42,7 +49,10 @@ async fn a_frozen_leader_is_replaced_and_gives_way_when_it_thaws() {
     cluster.freeze_node(old).unwrap();
     let new = cluster.wait_leader_other_than(old, DEADLINE).await.unwrap();
     let client = cluster.nodes[new].client().await.unwrap();
-    client.batch_execute("insert into note values (2)").await.unwrap();
+    client
+        .batch_execute("insert into note values (2)")
+        .await
+        .unwrap();
     cluster.thaw_node(old).unwrap();
     cluster.wait_healthy(DEADLINE).await.unwrap();
     assert_eq!(cluster.leader().await, Some(new));
@@ -58,7 +68,10 @@ async fn a_killed_postgres_or_patroni_alone_is_survived() {
     cluster.wait_healthy(DEADLINE).await.unwrap();
 
     cluster.kill_patroni(new).unwrap();
-    assert!(cluster.nodes[new].client().await.is_ok(), "PostgreSQL goes on without Patroni");
+    assert!(
+        cluster.nodes[new].client().await.is_ok(),
+        "PostgreSQL goes on without Patroni"
+    );
     let newest = cluster.wait_leader_other_than(new, DEADLINE).await.unwrap();
     assert_eq!(notes(&cluster, newest).await, 1);
     cluster.start_node(new).await.unwrap();
@@ -73,7 +86,10 @@ async fn writes_go_on_without_etcd() {
     let end = Instant::now() + Duration::from_secs(15);
     while Instant::now() < end {
         let client = cluster.nodes[leader].client().await.unwrap();
-        client.batch_execute("insert into note values (2)").await.unwrap();
+        client
+            .batch_execute("insert into note values (2)")
+            .await
+            .unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     cluster.etcd.start().unwrap();
@@ -85,8 +101,12 @@ async fn writes_go_on_without_etcd() {
 async fn the_service_s_user_sees_replication_and_is_no_superuser() {
     let (cluster, leader) = started().await;
     let conninfo = cluster.nodes[leader].app_conninfo();
-    let app = ha_testbed::postgres::Client::connect("app", &conninfo).await.unwrap();
-    app.batch_execute("create table mine (id int)").await.unwrap();
+    let app = ha_testbed::postgres::Client::connect("app", &conninfo)
+        .await
+        .unwrap();
+    app.batch_execute("create table mine (id int)")
+        .await
+        .unwrap();
     let row = app
         .query_one(
             "select (select count(*) from pg_stat_replication where flush_lsn is not null), \

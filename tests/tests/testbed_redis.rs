@@ -18,7 +18,11 @@ async fn get(node: &Node, key: &str) -> Option<String> {
 
 #[tokio::test]
 async fn a_single_redis_keeps_its_port_over_a_restart() {
-    let redis = Redis::single().setting("appendonly", "yes").start().await.unwrap();
+    let redis = Redis::single()
+        .setting("appendonly", "yes")
+        .start()
+        .await
+        .unwrap();
     let node = &redis.nodes[0];
     assert_eq!(redis.urls(), [redis.url()]);
     set(node, "a", "1").await.unwrap();
@@ -51,7 +55,10 @@ async fn sentinels_fail_over_when_the_master_is_killed_and_take_it_back_as_a_rep
     let old = redis.master().await.unwrap();
     assert_eq!(old, 0);
     set(&redis.nodes[old], "a", "1").await.unwrap();
-    let copies: i64 = redis.nodes[old].command(cmd("WAIT").arg(2).arg(1000)).await.unwrap();
+    let copies: i64 = redis.nodes[old]
+        .command(cmd("WAIT").arg(2).arg(1000))
+        .await
+        .unwrap();
     assert_eq!(copies, 2);
 
     redis.nodes[old].kill().await.unwrap();
@@ -64,10 +71,17 @@ async fn sentinels_fail_over_when_the_master_is_killed_and_take_it_back_as_a_rep
     redis.nodes[old]
         .process
         .wait_until("a replica of the new master", DEADLINE, async || {
-            let info: String =
-                redis.nodes[old].command(cmd("INFO").arg("replication")).await.map_err(|error| error.to_string())?;
-            let follows = info.contains("role:slave") && info.contains(&format!("master_port:{}", redis.nodes[new].port));
-            if follows && info.contains("master_link_status:up") { Ok(()) } else { Err(info) }
+            let info: String = redis.nodes[old]
+                .command(cmd("INFO").arg("replication"))
+                .await
+                .map_err(|error| error.to_string())?;
+            let follows = info.contains("role:slave")
+                && info.contains(&format!("master_port:{}", redis.nodes[new].port));
+            if follows && info.contains("master_link_status:up") {
+                Ok(())
+            } else {
+                Err(info)
+            }
         })
         .await
         .unwrap();

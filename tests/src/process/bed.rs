@@ -60,37 +60,54 @@ impl Bed {
     pub fn at(dir: impl AsRef<Path>) -> Result<Self, StartError> {
         let dir = dir.as_ref();
         let failed = |what| StartError::io(&dir.display().to_string(), what);
-        let refuse = |reason: &str| StartError::Directory { dir: dir.to_owned(), reason: reason.to_owned() };
+        let refuse = |reason: &str| StartError::Directory {
+            dir: dir.to_owned(),
+            reason: reason.to_owned(),
+        };
         if let Some(parent) = dir.parent() {
             fs::create_dir_all(parent).map_err(failed("create the parent directory"))?;
         }
         if dir.exists() {
             let ours = dir.join(MARKER).exists();
-            let empty = fs::read_dir(dir).map_err(failed("read the directory"))?.next().is_none();
+            let empty = fs::read_dir(dir)
+                .map_err(failed("read the directory"))?
+                .next()
+                .is_none();
             if !ours && !empty {
-                return Err(refuse("it holds files no test bed made; name an empty or a new directory"));
+                return Err(refuse(
+                    "it holds files no test bed made; name an empty or a new directory",
+                ));
             }
             let real = fs::canonicalize(dir).map_err(failed("resolve the directory"))?;
             if !tree::members(&real, None).is_empty() {
-                return Err(refuse("processes of another bed run in it; end that one first"));
+                return Err(refuse(
+                    "processes of another bed run in it; end that one first",
+                ));
             }
             fs::remove_dir_all(&real).map_err(failed("empty the directory"))?;
         }
         if fs::symlink_metadata(dir).is_ok() {
             fs::remove_file(dir).map_err(failed("remove the old link"))?;
         }
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = dir
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let parent = fs::canonicalize(parent).map_err(failed("resolve the parent directory"))?;
         let user = setup::unprivileged_user();
         if user.as_ref().is_none_or(|user| passable(&parent, user)) {
             fs::create_dir(dir).map_err(failed("create the directory"))?;
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).map_err(failed("open the directory"))?;
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+                .map_err(failed("open the directory"))?;
         } else {
             let state = new_directory()?;
             std::os::unix::fs::symlink(&state, dir).map_err(failed("link the directory"))?;
         }
-        fs::write(dir.join(MARKER), "A test bed's state. The next one started here empties it.\n")
-            .map_err(failed("mark the directory"))?;
+        fs::write(
+            dir.join(MARKER),
+            "A test bed's state. The next one started here empties it.\n",
+        )
+        .map_err(failed("mark the directory"))?;
         Self::open(dir.to_owned(), true)
     }
 
@@ -109,7 +126,14 @@ impl Bed {
         let mut janitor = janitor?;
         let stdin = janitor.stdin.take();
         let janitor = Mutex::new(stdin.map(|stdin| (janitor, stdin)));
-        Ok(Self { inner: Arc::new(Inner { dir, keep, user: setup::unprivileged_user(), janitor }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                dir,
+                keep,
+                user: setup::unprivileged_user(),
+                janitor,
+            }),
+        })
     }
 
     /// The bed's directory, without links.
@@ -139,7 +163,8 @@ impl Bed {
     pub fn make_dir(&self, name: &str) -> Result<PathBuf, StartError> {
         let dir = self.dir().join(name);
         fs::create_dir_all(&dir).map_err(StartError::io(name, "create the directory"))?;
-        self.give(&dir).map_err(StartError::io(name, "hand the directory over"))?;
+        self.give(&dir)
+            .map_err(StartError::io(name, "hand the directory over"))?;
         Ok(dir)
     }
 
@@ -152,7 +177,11 @@ impl Bed {
     }
 
     pub(super) fn note(&self, sign: char, pid: u32) {
-        let mut janitor = self.inner.janitor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut janitor = self
+            .inner
+            .janitor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some((_, pipe)) = janitor.as_mut() {
             // Without the watcher there is still the cleaning on drop.
             let _ = writeln!(pipe, "{sign}{pid}");
@@ -170,7 +199,11 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Killing and removing is done here too, so that nothing is left even when somebody killed the watcher.
         let dead = tree::kill_all(&self.dir, None, Duration::from_secs(10)).is_ok();
-        let janitor = self.janitor.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let janitor = self
+            .janitor
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some((mut janitor, pipe)) = janitor {
             drop(pipe);
             let end = Instant::now() + Duration::from_secs(10);
@@ -208,17 +241,24 @@ fn new_directory() -> Result<PathBuf, StartError> {
         .prefix("ha-testbed-")
         .permissions(fs::Permissions::from_mode(0o755))
         .tempdir()
-        .map_err(StartError::io("bed", "create a directory for temporary files"))?
+        .map_err(StartError::io(
+            "bed",
+            "create a directory for temporary files",
+        ))?
         .keep();
     // The umask may have taken away what the servers' user needs.
-    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).map_err(StartError::io("bed", "open the directory"))?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
+        .map_err(StartError::io("bed", "open the directory"))?;
     if let Some(user) = setup::unprivileged_user()
         && !passable(&dir, &user)
     {
         let _ = fs::remove_dir(&dir);
         return Err(StartError::Directory {
             dir,
-            reason: format!("user {} may not pass through it; set TMPDIR to a directory open to all", user.name),
+            reason: format!(
+                "user {} may not pass through it; set TMPDIR to a directory open to all",
+                user.name
+            ),
         });
     }
     Ok(dir)

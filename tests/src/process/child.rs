@@ -32,7 +32,13 @@ pub struct Spec {
 impl Spec {
     /// `program` under `name`, which also names its directory and log.
     pub fn new(name: impl Into<String>, program: impl Into<PathBuf>) -> Self {
-        Self { name: name.into(), program: program.into(), args: Vec::new(), envs: Vec::new(), as_owner: false }
+        Self {
+            name: name.into(),
+            program: program.into(),
+            args: Vec::new(),
+            envs: Vec::new(),
+            as_owner: false,
+        }
     }
 
     /// Adds an argument.
@@ -65,10 +71,16 @@ impl Spec {
 
     pub(crate) fn command(&self, bed: &Bed) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null()).process_group(0);
+        command
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .process_group(0);
         for (key, _) in std::env::vars_os() {
             // The caller's own database settings must not leak into the servers' tools.
-            if key.to_str().is_some_and(|key| key.starts_with("PG") || key.starts_with("PATRONI_")) {
+            if key
+                .to_str()
+                .is_some_and(|key| key.starts_with("PG") || key.starts_with("PATRONI_"))
+            {
                 command.env_remove(key);
             }
         }
@@ -76,7 +88,11 @@ impl Spec {
         command.env("LC_ALL", "C");
         command.envs(self.envs.iter().map(|(key, value)| (key, value)));
         if let (false, Some(user)) = (self.as_owner, bed.user()) {
-            command.uid(user.uid).gid(user.gid).env("HOME", bed.dir()).env("USER", &user.name);
+            command
+                .uid(user.uid)
+                .gid(user.gid)
+                .env("HOME", bed.dir())
+                .env("USER", &user.name);
         }
         command
     }
@@ -109,7 +125,15 @@ impl Process {
     pub(super) fn start_in(bed: Bed, spec: Spec) -> Result<Self, StartError> {
         let dir = bed.make_dir(&spec.name)?;
         let log = bed.dir().join(format!("{}.log", spec.name));
-        let process = Self { inner: Arc::new(Inner { spec, bed, dir, log, child: Mutex::default() }) };
+        let process = Self {
+            inner: Arc::new(Inner {
+                spec,
+                bed,
+                dir,
+                log,
+                child: Mutex::default(),
+            }),
+        };
         process.start()?;
         Ok(process)
     }
@@ -163,7 +187,9 @@ impl Process {
             .append(true)
             .open(&self.inner.log)
             .map_err(StartError::io(part, "open the log"))?;
-        let errors = log.try_clone().map_err(StartError::io(part, "open the log"))?;
+        let errors = log
+            .try_clone()
+            .map_err(StartError::io(part, "open the log"))?;
         let child = self
             .inner
             .spec
@@ -174,7 +200,10 @@ impl Process {
             .spawn()
             .map_err(StartError::io(part, "run the program"))?;
         self.inner.bed.note('+', child.id());
-        *state = State { child: Some(child), ended: None };
+        *state = State {
+            child: Some(child),
+            ended: None,
+        };
         Ok(())
     }
 
@@ -193,7 +222,9 @@ impl Process {
     }
 
     pub(crate) fn kill_now(&self) -> Result<(), StartError> {
-        self.inner.kill().map_err(StartError::io(self.name(), "kill it"))
+        self.inner
+            .kill()
+            .map_err(StartError::io(self.name(), "kill it"))
     }
 
     /// Ends the process itself with `SIGKILL` and leaves its helpers running, as when a supervisor crashes.
@@ -205,7 +236,9 @@ impl Process {
         let failed = StartError::io(self.name(), "kill it");
         let mut state = self.state();
         state.look(&self.inner.bed);
-        let Some(mut child) = state.child.take() else { return Ok(()) };
+        let Some(mut child) = state.child.take() else {
+            return Ok(());
+        };
         let status = child.kill().and_then(|()| child.wait()).map_err(failed)?;
         self.inner.bed.note('-', child.id());
         state.ended = Some(status);
@@ -213,9 +246,16 @@ impl Process {
     }
 
     /// Kills those of its helpers that work inside `dir`, `root` among them.
-    pub(crate) async fn kill_inside(&self, dir: PathBuf, root: Option<i32>) -> Result<(), StartError> {
+    pub(crate) async fn kill_inside(
+        &self,
+        dir: PathBuf,
+        root: Option<i32>,
+    ) -> Result<(), StartError> {
         let failed = StartError::io(self.name(), "kill its helpers");
-        blocking(self.name(), move || tree::kill_all(&dir, root, KERNEL).map_err(failed)).await
+        blocking(self.name(), move || {
+            tree::kill_all(&dir, root, KERNEL).map_err(failed)
+        })
+        .await
     }
 
     /// Asks it to end with `SIGTERM`; what still runs after `patience` is killed.
@@ -229,7 +269,8 @@ impl Process {
     /// It has been asked; whether it ends is then not waited for.
     pub async fn terminate(&self, patience: Duration) -> Result<(), StartError> {
         if let Some(pid) = self.pid() {
-            tree::signal(pid.cast_signed(), Signal::TERM).map_err(StartError::io(self.name(), "end it"))?;
+            tree::signal(pid.cast_signed(), Signal::TERM)
+                .map_err(StartError::io(self.name(), "end it"))?;
         }
         let end = Instant::now() + patience;
         while self.is_running() && Instant::now() < end {
@@ -246,7 +287,8 @@ impl Process {
     /// When a process may not be signalled or does not stop within 10 s.
     pub fn freeze(&self) -> Result<(), StartError> {
         let root = self.pid().map(u32::cast_signed);
-        tree::freeze_all(&self.inner.dir, root, KERNEL).map_err(StartError::io(self.name(), "freeze it"))
+        tree::freeze_all(&self.inner.dir, root, KERNEL)
+            .map_err(StartError::io(self.name(), "freeze it"))
     }
 
     /// Lets it go on after [`freeze`](Self::freeze).
@@ -284,7 +326,12 @@ impl Process {
     /// # Cancel safety
     ///
     /// Safe: nothing is changed.
-    pub async fn wait_until<F>(&self, what: &'static str, deadline: Duration, mut look: F) -> Result<(), StartError>
+    pub async fn wait_until<F>(
+        &self,
+        what: &'static str,
+        deadline: Duration,
+        mut look: F,
+    ) -> Result<(), StartError>
     where
         F: AsyncFnMut() -> Result<(), String>,
     {
@@ -302,7 +349,13 @@ impl Process {
             }
             if tokio::time::Instant::now() >= end {
                 let part = self.name().to_owned();
-                return Err(StartError::Deadline { part, what, after: deadline, last, log: self.log_tail(20) });
+                return Err(StartError::Deadline {
+                    part,
+                    what,
+                    after: deadline,
+                    last,
+                    log: self.log_tail(20),
+                });
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -310,12 +363,24 @@ impl Process {
 
     /// Why it ended, read from its log.
     pub(crate) fn failure(&self, port: Option<u16>) -> StartError {
-        let status = self.state().ended.map_or_else(|| "an unknown status".to_owned(), |status| describe(status));
-        classify(self.name(), status, self.log_tail(20), &self.inner.dir, port)
+        let status = self
+            .state()
+            .ended
+            .map_or_else(|| "an unknown status".to_owned(), |status| describe(status));
+        classify(
+            self.name(),
+            status,
+            self.log_tail(20),
+            &self.inner.dir,
+            port,
+        )
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.inner.child.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .child
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -354,14 +419,31 @@ impl Drop for Inner {
 }
 
 /// Runs a program of the bed's that ends by itself, with its output in the log of that name.
-pub(crate) async fn run(bed: &Bed, spec: Spec, dir: &Path, deadline: Duration) -> Result<(), StartError> {
+pub(crate) async fn run(
+    bed: &Bed,
+    spec: Spec,
+    dir: &Path,
+    deadline: Duration,
+) -> Result<(), StartError> {
     let part = spec.name.clone();
     let log = bed.dir().join(format!("{part}.log"));
-    let file = File::options().create(true).append(true).open(&log).map_err(StartError::io(&part, "open the log"))?;
-    let errors = file.try_clone().map_err(StartError::io(&part, "open the log"))?;
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .map_err(StartError::io(&part, "open the log"))?;
+    let errors = file
+        .try_clone()
+        .map_err(StartError::io(&part, "open the log"))?;
     let mut command = tokio::process::Command::from(spec.command(bed));
-    command.current_dir(dir).stdout(file).stderr(errors).kill_on_drop(true);
-    let mut child = command.spawn().map_err(StartError::io(&part, "run the program"))?;
+    command
+        .current_dir(dir)
+        .stdout(file)
+        .stderr(errors)
+        .kill_on_drop(true);
+    let mut child = command
+        .spawn()
+        .map_err(StartError::io(&part, "run the program"))?;
     match tokio::time::timeout(deadline, child.wait()).await {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(classify(&part, describe(status), tail(&log, 20), dir, None)),
@@ -383,7 +465,9 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, StartError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(error) => Err(StartError::io(part, "run on a blocking thread")(io::Error::other(error))),
+        Err(error) => Err(StartError::io(part, "run on a blocking thread")(
+            io::Error::other(error),
+        )),
     }
 }
 
@@ -417,7 +501,9 @@ fn tail(file: &Path, lines: usize) -> String {
         file.read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let Ok(bytes) = read() else { return String::new() };
+    let Ok(bytes) = read() else {
+        return String::new();
+    };
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<_> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")

@@ -22,3 +22,6 @@ mod tree;
 pub use bed::Bed;
 pub(crate) use child::run;
 pub use child::{Process, Spec};
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,11 @@ pub(super) struct Member {
 
 /// Everything alive that belongs to `dir` or descends from `root`, descendants before their ancestors.
 pub(super) fn members(dir: &Path, root: Option<i32>) -> Vec<Member> {
-    let mut found = if Path::new("/proc/self/stat").exists() { by_cwd(dir) } else { by_parent(root) };
+    let mut found = if Path::new("/proc/self/stat").exists() {
+        by_cwd(dir)
+    } else {
+        by_parent(root)
+    };
     let all = found.clone();
     let depth = |member: &Member| {
         // A supervisor's server may have left it for init; the supervisor still counts as its ancestor.
@@ -63,12 +67,19 @@ fn member(pid: i32, stat: &str) -> Option<Member> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    (!matches!(state, "Z" | "X" | "x")).then_some(Member { pid, parent, stopped: matches!(state, "T" | "t") })
+    (!matches!(state, "Z" | "X" | "x")).then_some(Member {
+        pid,
+        parent,
+        stopped: matches!(state, "T" | "t"),
+    })
 }
 
 fn by_parent(root: Option<i32>) -> Vec<Member> {
     let Some(root) = root else { return Vec::new() };
-    let Ok(output) = std::process::Command::new("ps").args(["-axo", "pid=,ppid=,state="]).output() else {
+    let Ok(output) = std::process::Command::new("ps")
+        .args(["-axo", "pid=,ppid=,state="])
+        .output()
+    else {
         return Vec::new();
     };
     let text = String::from_utf8_lossy(&output.stdout);
@@ -79,14 +90,25 @@ fn by_parent(root: Option<i32>) -> Vec<Member> {
             let pid = fields.next()?.parse().ok()?;
             let parent = fields.next()?.parse().ok()?;
             let state = fields.next()?;
-            (!state.starts_with('Z')).then_some(Member { pid, parent, stopped: state.starts_with('T') })
+            (!state.starts_with('Z')).then_some(Member {
+                pid,
+                parent,
+                stopped: state.starts_with('T'),
+            })
         })
         .collect();
-    let mut found: Vec<Member> = all.iter().filter(|member| member.pid == root).copied().collect();
+    let mut found: Vec<Member> = all
+        .iter()
+        .filter(|member| member.pid == root)
+        .copied()
+        .collect();
     let mut at = 0;
     while at < found.len() {
         let parent = found[at].pid;
-        found.extend(all.iter().filter(|member| member.parent == parent && member.pid != parent));
+        found.extend(
+            all.iter()
+                .filter(|member| member.parent == parent && member.pid != parent),
+        );
         at += 1;
     }
     found
@@ -94,7 +116,9 @@ fn by_parent(root: Option<i32>) -> Vec<Member> {
 
 /// Sends `signal`; a process that has just ended is no error.
 pub(super) fn signal(pid: i32, signal: Signal) -> io::Result<()> {
-    let Some(pid) = Pid::from_raw(pid) else { return Ok(()) };
+    let Some(pid) = Pid::from_raw(pid) else {
+        return Ok(());
+    };
     match kill_process(pid, signal) {
         Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
         Err(error) => Err(error.into()),
@@ -114,7 +138,10 @@ pub(super) fn kill_all(dir: &Path, root: Option<i32>, deadline: Duration) -> io:
             signal(member.pid, Signal::KILL)?;
         }
         if Instant::now() >= end {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} processes did not die", found.len())));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{} processes did not die", found.len()),
+            ));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -124,7 +151,10 @@ pub(super) fn kill_all(dir: &Path, root: Option<i32>, deadline: Duration) -> io:
 pub(super) fn freeze_all(dir: &Path, root: Option<i32>, deadline: Duration) -> io::Result<()> {
     let end = Instant::now() + deadline;
     loop {
-        let running: Vec<_> = members(dir, root).into_iter().filter(|member| !member.stopped).collect();
+        let running: Vec<_> = members(dir, root)
+            .into_iter()
+            .filter(|member| !member.stopped)
+            .collect();
         if running.is_empty() {
             return Ok(());
         }
@@ -132,7 +162,10 @@ pub(super) fn freeze_all(dir: &Path, root: Option<i32>, deadline: Duration) -> i
             signal(member.pid, Signal::STOP)?;
         }
         if Instant::now() >= end {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{} processes still run", running.len())));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{} processes still run", running.len()),
+            ));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -153,7 +186,14 @@ mod tests {
     #[test]
     fn a_command_with_parentheses_does_not_confuse_the_reader() {
         let line = "42 (a) b (c) T 7 42 42 0 -1";
-        assert_eq!(member(42, line), Some(Member { pid: 42, parent: 7, stopped: true }));
+        assert_eq!(
+            member(42, line),
+            Some(Member {
+                pid: 42,
+                parent: 7,
+                stopped: true
+            })
+        );
     }
 
     #[test]

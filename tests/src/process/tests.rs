@@ -1,0 +1,200 @@
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::*;
+use crate::{StartError, setup};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn sleeper(name: &str) -> Spec {
+    Spec::new(name, "/bin/sleep").arg("600")
+}
+
+#[tokio::test]
+async fn a_bed_cleans_up_even_when_its_watcher_was_killed() {
+    let bed = Bed::temporary().unwrap();
+    let dir = bed.dir().to_owned();
+    let _process = bed.spawn(sleeper("one")).unwrap();
+    tree::signal(bed.janitor_pid(), Signal::KILL).unwrap();
+    drop(_process);
+    drop(bed);
+    assert!(!dir.exists());
+}
+
+#[tokio::test]
+async fn a_process_can_be_killed_and_started_again_under_the_same_handle() {
+    let bed = Bed::temporary().unwrap();
+    let process = bed.spawn(sleeper("one")).unwrap();
+    let first = process.pid().unwrap();
+    process.start().unwrap();
+    assert_eq!(
+        process.pid(),
+        Some(first),
+        "starting what runs changes nothing"
+    );
+    process.kill().await.unwrap();
+    process.kill().await.unwrap();
+    assert!(!process.is_running() && process.pid().is_none());
+    process.start().unwrap();
+    assert_ne!(process.pid().unwrap(), first);
+    assert!(process.is_running());
+}
+
+#[tokio::test]
+async fn terminate_lets_a_process_end_by_itself_and_kills_one_that_will_not() {
+    let bed = Bed::temporary().unwrap();
+    let polite = "trap 'echo bye > last; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let deaf = "trap '' TERM; echo up; while :; do sleep 0.01; done";
+    for (name, script, says_bye) in [("polite", polite, true), ("deaf", deaf, false)] {
+        let process = bed
+            .spawn(Spec::new(name, "/bin/sh").args(["-c", script]))
+            .unwrap();
+        let up = async || {
+            if process.log_tail(1) == "up" {
+                Ok(())
+            } else {
+                Err("not up".to_owned())
+            }
+        };
+        process.wait_until("up", DEADLINE, up).await.unwrap();
+        process
+            .terminate(if says_bye {
+                DEADLINE
+            } else {
+                Duration::from_millis(100)
+            })
+            .await
+            .unwrap();
+        assert!(!process.is_running());
+        assert_eq!(process.dir().join("last").exists(), says_bye);
+    }
+}
+
+#[tokio::test]
+async fn a_killed_supervisor_leaves_its_helpers_until_it_is_killed_as_a_whole() {
+    let bed = Bed::temporary().unwrap();
+    let process = bed
+        .spawn(Spec::new("one", "/bin/sh").args(["-c", "setsid sleep 600 & wait"]))
+        .unwrap();
+    let two = async || {
+        if tree::members(process.dir(), None).len() == 2 {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
+    };
+    process
+        .wait_until("running with its helper", DEADLINE, two)
+        .await
+        .unwrap();
+    process.kill_alone().unwrap();
+    assert!(!process.is_running());
+    assert_eq!(tree::members(process.dir(), None).len(), 1);
+    process.kill().await.unwrap();
+    assert!(tree::members(process.dir(), None).is_empty());
+}
+
+#[tokio::test]
+async fn servers_do_not_run_as_root() {
+    let Some(user) = setup::unprivileged_user() else {
+        return;
+    };
+    let bed = Bed::temporary().unwrap();
+    let process = bed
+        .spawn(Spec::new("id", "/bin/sh").args(["-c", "id -u; id -G; touch mine; exec sleep 600"]))
+        .unwrap();
+    let groups = format!("{}\n{}", user.uid, user.gid);
+    let said = async || {
+        if process.log_tail(2) == groups {
+            Ok(())
+        } else {
+            Err(process.log_tail(2))
+        }
+    };
+    process
+        .wait_until("running as the other user", DEADLINE, said)
+        .await
+        .unwrap();
+    let owner = bed
+        .spawn(
+            Spec::new("owner", "/bin/sh")
+                .args(["-c", "id -u; exec sleep 600"])
+                .as_owner(),
+        )
+        .unwrap();
+    let said = async || {
+        if owner.log_tail(1) == "0" {
+            Ok(())
+        } else {
+            Err(owner.log_tail(1))
+        }
+    };
+    owner
+        .wait_until("running as root", DEADLINE, said)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_ends_at_once_is_told_apart_by_its_last_words() {
+    let bed = Bed::temporary().unwrap();
+    let ended = async |name: &str, words: &str| {
+        let process = bed
+            .spawn(Spec::new(name, "/bin/sh").args(["-c", "echo \"$0\" >&2; exit 1", words]))
+            .unwrap();
+        process
+            .wait_until("up", DEADLINE, async || Err(String::new()))
+            .await
+            .unwrap_err();
+        process.failure(Some(4711))
+    };
+    let full = ended("full", "FATAL: could not write: No space left on device").await;
+    assert!(
+        full.is_disk_full() && full.to_string().contains("set TMPDIR"),
+        "{full}"
+    );
+    let taken = ended("taken", "LOG: could not bind: Address already in use").await;
+    assert!(
+        taken.is_port_taken() && taken.to_string().starts_with("taken: port 4711 is taken"),
+        "{taken}"
+    );
+    assert!(matches!(
+        ended("other", "whatever").await,
+        StartError::Exited { .. }
+    ));
+}
+
+#[tokio::test]
+async fn a_directory_closed_to_the_servers_becomes_a_link_to_an_open_one() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let parent = Bed::temporary().unwrap();
+    let closed = parent.dir().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let state = closed.join("state");
+    for _ in 0..2 {
+        let bed = Bed::at(&state).unwrap();
+        let process = bed
+            .spawn(Spec::new("one", "/bin/sh").args(["-c", "pwd; exec sleep 600"]))
+            .unwrap();
+        let said = async || {
+            if process.log_tail(1).is_empty() {
+                Err(String::new())
+            } else {
+                Ok(())
+            }
+        };
+        process.wait_until("up", DEADLINE, said).await.unwrap();
+        drop((process, bed));
+        assert!(state.join("one.log").exists());
+    }
+    let link = std::fs::read_link(&state).unwrap_or_default();
+    if setup::unprivileged_user().is_some() {
+        assert!(
+            link.starts_with(std::fs::canonicalize(std::env::temp_dir()).unwrap()),
+            "{link:?}"
+        );
+        std::fs::remove_dir_all(link).unwrap();
+    }
+}
