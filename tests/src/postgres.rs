@@ -410,6 +410,12 @@ impl Cluster {
             }
         } else {
             node.kill().await?;
+            let signal = node.data.join("standby.signal");
+            // pg_rewind first finishes the crash recovery, in a mode that refuses to be a standby.
+            if signal.exists() {
+                fs::remove_file(&signal)
+                    .map_err(StartError::io(&node.name, "prepare its rewind"))?;
+            }
             // pg_rewind compares with the source's control file, which still shows the time before its promotion
             // until a checkpoint has been made.
             source.execute("make a checkpoint", "checkpoint").await?;
@@ -429,7 +435,6 @@ impl Cluster {
                 "primary_conninfo = '{conninfo}'\nprimary_slot_name = '{slot}'\n"
             ));
             fs::write(&auto, text).map_err(failed("write the configuration"))?;
-            let signal = node.data.join("standby.signal");
             fs::write(&signal, "").map_err(failed("mark it as a replica"))?;
             fs::set_permissions(&signal, fs::Permissions::from_mode(0o600))
                 .map_err(failed("mark it as a replica"))?;
@@ -446,29 +451,58 @@ impl Cluster {
             .await
     }
 
-    /// Returns when every running replica of `primary` shows what is on the primary now.
+    /// Returns when every streaming replica of `primary` shows what is on the primary now.
     ///
     /// # Errors
     ///
     /// When that does not happen in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: nothing is changed.
     pub async fn wait_caught_up(
         &self,
         primary: usize,
         deadline: Duration,
     ) -> Result<(), StartError> {
+        self.wait_position(primary, "caught up", "replay_lsn", deadline)
+            .await
+    }
+
+    /// Returns when every streaming replica of `primary` has received and written what is on the primary now, shown or
+    /// not.
+    ///
+    /// # Errors
+    ///
+    /// When that does not happen in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: nothing is changed.
+    pub async fn wait_flushed(&self, primary: usize, deadline: Duration) -> Result<(), StartError> {
+        self.wait_position(primary, "received", "flush_lsn", deadline)
+            .await
+    }
+
+    async fn wait_position(
+        &self,
+        primary: usize,
+        what: &'static str,
+        column: &str,
+        deadline: Duration,
+    ) -> Result<(), StartError> {
         let node = self.node(primary)?;
         let client = node.client().await?;
-        let failed = || StartError::postgres(&node.name, "read the position");
-        let row = client
-            .query_one("select pg_current_wal_lsn()::text", &[])
-            .await
-            .map_err(failed())?;
+        // Not the flushed position: what was committed asynchronously is seen on the primary too.
+        let asked = client
+            .query_one("select pg_current_wal_insert_lsn()::text", &[])
+            .await;
+        let row = asked.map_err(StartError::postgres(&node.name, "read the position"))?;
         let lsn: String = row.get(0);
-        let shown = format!(
-            "select coalesce(bool_and(replay_lsn >= '{lsn}'), true) from pg_stat_replication"
+        let reached = format!(
+            "select coalesce(bool_and({column} >= '{lsn}'), true) from pg_stat_replication"
         );
-        self.wait_query(primary, "caught up", &shown, deadline)
-            .await
+        self.wait_query(primary, what, &reached, deadline).await
     }
 
     /// Returns when `count` replicas stream from `primary`.
