@@ -66,6 +66,12 @@ pub struct SessionKey {
 }
 
 impl SessionKey {
+    /// A key by its parts, for tools and tests that work on a store directly.
+    #[must_use]
+    pub const fn from_parts(tag: [u8; 2], hash: [u8; 32]) -> Self {
+        Self { tag, hash }
+    }
+
     /// The slot tag. It is random, but no part of the secret: it stays the same when an id is rotated.
     #[must_use]
     pub fn tag(&self) -> [u8; 2] {

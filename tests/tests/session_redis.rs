@@ -1,0 +1,162 @@
+//! Sessions in a real Redis.
+#![allow(clippy::unwrap_used)]
+
+mod session_common;
+
+use std::time::Duration;
+
+use ha_db::redis::{Connection, driver};
+use ha_session::{Load, RedisStore, SessionKey, Store, StoreError, Version};
+use ha_testbed::redis::{Cluster, Redis};
+use http::StatusCode;
+use session_common::naive::WholeBlob;
+use session_common::{
+    Client, contract, lost_in_a_merge, planted_id_is_signed_in, slow_request_after_sign_out,
+};
+
+async fn bed() -> (Cluster, Connection) {
+    let redis = Redis::single().start().await.unwrap();
+    let connection = Connection::from_url(&redis.url()).unwrap();
+    connection.ready(Duration::from_secs(10)).await.unwrap();
+    (redis, connection)
+}
+
+#[tokio::test]
+async fn the_scripts_follow_the_same_rules_as_memory() {
+    let (_redis, connection) = bed().await;
+    for seed in 0..8 {
+        contract::same_as_memory(RedisStore::new(connection.clone()), seed, 250).await;
+    }
+}
+
+#[tokio::test]
+async fn sessions_end_on_the_servers_clock() {
+    let (_redis, connection) = bed().await;
+    contract::expires(RedisStore::new(connection)).await;
+}
+
+#[tokio::test]
+async fn concurrent_changes_of_different_names_merge_and_in_a_blob_store_they_do_not() {
+    let (_redis, connection) = bed().await;
+    assert_eq!(
+        lost_in_a_merge(RedisStore::new(connection.clone())).await,
+        0
+    );
+    assert!(lost_in_a_merge(WholeBlob { connection }).await > 0);
+}
+
+#[tokio::test]
+async fn sign_out_is_final_and_in_a_blob_store_it_is_not() {
+    let (_redis, connection) = bed().await;
+    let store = RedisStore::new(connection.clone());
+    assert_eq!(
+        slow_request_after_sign_out(store).await,
+        (StatusCode::CONFLICT, false)
+    );
+    let (status, back) = slow_request_after_sign_out(WholeBlob { connection }).await;
+    assert_eq!((status, back), (StatusCode::OK, true));
+}
+
+#[tokio::test]
+async fn a_planted_id_is_never_signed_in_and_in_a_blob_store_without_rotation_it_is() {
+    let (_redis, connection) = bed().await;
+    assert!(!planted_id_is_signed_in(RedisStore::new(connection.clone())).await);
+    assert!(planted_id_is_signed_in(WholeBlob { connection }).await);
+}
+
+#[tokio::test]
+async fn only_the_hash_of_an_id_is_stored() {
+    let (redis, connection) = bed().await;
+    let mut client = Client::new(RedisStore::new(connection).prefix("app").unwrap());
+    client.text("/sign-in/ann").await;
+    let keys: Vec<String> = redis.nodes[0]
+        .command(driver::cmd("KEYS").arg("*"))
+        .await
+        .unwrap();
+    let [key] = &keys[..] else {
+        panic!("one session, {keys:?}");
+    };
+    let (head, hash) = key.rsplit_once(':').unwrap();
+    assert!(head.starts_with("app:{") && head.ends_with('}'), "{key}");
+    assert_eq!(hash.len(), 64);
+    let cookie = client.cookie.unwrap();
+    assert!(
+        !cookie.contains(hash),
+        "the cookie has the secret, the store its hash"
+    );
+}
+
+#[tokio::test]
+async fn a_future_format_is_unknown_and_not_an_empty_session() {
+    let (redis, connection) = bed().await;
+    let mut client = Client::new(RedisStore::new(connection.clone()));
+    client.text("/set/user/ann").await;
+    let keys: Vec<String> = redis.nodes[0]
+        .command(driver::cmd("KEYS").arg("*"))
+        .await
+        .unwrap();
+    let set = |value: &str| {
+        let mut set = driver::cmd("HSET");
+        set.arg(&keys[0]).arg("f").arg(value);
+        set
+    };
+    redis.nodes[0].command::<()>(&set("9")).await.unwrap();
+    client.assert_unknown("/get/user").await;
+    client.assert_unknown("/set/user/bob").await;
+    redis.nodes[0].command::<()>(&set("1")).await.unwrap();
+    assert_eq!(client.text("/get/user").await, "ann");
+}
+
+#[tokio::test]
+async fn what_is_no_session_is_unknown_and_no_panic() {
+    let (redis, connection) = bed().await;
+    let store = RedisStore::new(connection);
+    let key = SessionKey::from_parts([0xab, 0xcd], [5; 32]);
+    let name = format!("ha:session:{{abcd}}:{key}");
+    redis.nodes[0]
+        .command::<()>(driver::cmd("SET").arg(&name).arg("text"))
+        .await
+        .unwrap();
+    let load = store.load(key, Version::ZERO).await;
+    assert!(matches!(load, Load::Unknown(_)), "{load:?}");
+}
+
+#[tokio::test]
+async fn a_redis_that_is_down_is_unknown_and_signs_nobody_out() {
+    let redis = Redis::single()
+        .setting("appendonly", "yes")
+        .setting("appendfsync", "always")
+        .start()
+        .await
+        .unwrap();
+    let connection = Connection::from_url(&redis.url()).unwrap();
+    let connection = connection.with_timeout(Duration::from_millis(300));
+    let mut client = Client::new(RedisStore::new(connection));
+    client.patient("/sign-in/ann").await;
+    redis.nodes[0].kill().await.unwrap();
+    for path in ["/get/user", "/set/user/bob", "/sign-out"] {
+        client.assert_unknown(path).await;
+    }
+    redis.nodes[0].start().await.unwrap();
+    assert_eq!(client.patient("/get/user").await, "ann");
+}
+
+#[tokio::test]
+async fn an_error_says_whether_a_write_may_be_stored() {
+    let redis = Redis::single().start().await.unwrap();
+    let connection = Connection::from_url(&redis.url()).unwrap();
+    connection.ready(Duration::from_secs(10)).await.unwrap();
+    let store = RedisStore::new(connection.with_timeout(Duration::from_millis(300)));
+    let key = SessionKey::from_parts([0, 0], [5; 32]);
+    redis.nodes[0].freeze().unwrap();
+    let error = store.destroy(key).await.unwrap_err();
+    assert!(error.may_have_changed(), "{error:?}");
+    redis.nodes[0].kill().await.unwrap();
+    let deadline = tokio::time::Instant::now() + session_common::DEADLINE;
+    loop {
+        match store.destroy(key).await.unwrap_err() {
+            StoreError::Unavailable { .. } => break,
+            error => assert!(tokio::time::Instant::now() < deadline, "{error:?}"),
+        }
+    }
+}

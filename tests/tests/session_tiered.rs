@@ -1,0 +1,335 @@
+//! Sessions in Redis and PostgreSQL together, while one, the other or both are taken away.
+#![allow(clippy::unwrap_used)]
+
+mod session_common;
+
+use std::time::Duration;
+
+use ha_db::postgres::Router;
+use ha_db::redis::{Connection, driver};
+use ha_session::{Level, PostgresStore, RedisStore, Tiered};
+use ha_testbed::postgres::Postgres;
+use ha_testbed::redis::Redis;
+use ha_testbed::{postgres, redis};
+use http::StatusCode;
+use session_common::{
+    Client, DEADLINE, contract, eventually, lost_in_a_merge, planted_id_is_signed_in,
+    slow_request_after_sign_out,
+};
+use tokio::task::JoinSet;
+
+struct Bed {
+    redis: redis::Cluster,
+    postgres: postgres::Cluster,
+    connection: Connection,
+    store: Tiered,
+}
+
+impl Bed {
+    async fn start(redis: redis::Builder) -> Self {
+        let (redis, postgres) = tokio::join!(redis.start(), Postgres::primary().start());
+        let (redis, postgres) = (redis.unwrap(), postgres.unwrap());
+        let url = if redis.sentinels.is_empty() {
+            redis.url()
+        } else {
+            redis.sentinel_url()
+        };
+        let connection = Connection::from_url(&url).unwrap();
+        let node = &postgres.nodes[0];
+        let router = Router::builder()
+            .node(node.name.clone(), node.conninfo())
+            .write_wait(Duration::from_millis(500))
+            .build()
+            .unwrap();
+        router.wait_primary(DEADLINE).await.unwrap();
+        connection.ready(DEADLINE).await.unwrap();
+        let durable = PostgresStore::new(router);
+        durable.migrate().await.unwrap();
+        let store = Tiered::new(RedisStore::new(connection.clone()), durable);
+        Self {
+            redis,
+            postgres,
+            connection,
+            store,
+        }
+    }
+
+    async fn single() -> Self {
+        Self::start(Redis::single()).await
+    }
+
+    /// The same servers, acknowledged by Redis alone.
+    fn cache_only(&self) -> Tiered {
+        let redis = RedisStore::new(self.connection.clone());
+        let redis = redis.prefix("cache").unwrap();
+        Tiered::new(redis, self.store.postgres().clone()).level(Level::Cache)
+    }
+
+    async fn flush(&self) {
+        let flush = driver::cmd("FLUSHALL");
+        self.redis.nodes[0].command::<()>(&flush).await.unwrap();
+    }
+
+    /// Redis as it is now, to be put back later: what an old master brings along.
+    async fn snapshot(&self) -> Vec<(String, Vec<u8>)> {
+        let node = &self.redis.nodes[0];
+        let keys: Vec<String> = node.command(driver::cmd("KEYS").arg("*")).await.unwrap();
+        let mut copies = Vec::new();
+        for key in keys {
+            let bytes = node.command(driver::cmd("DUMP").arg(&key)).await.unwrap();
+            copies.push((key, bytes));
+        }
+        copies
+    }
+
+    async fn put_back(&self, copies: &[(String, Vec<u8>)]) {
+        for (key, bytes) in copies {
+            let mut restore = driver::cmd("RESTORE");
+            restore.arg(key).arg(0).arg(&bytes[..]).arg("REPLACE");
+            self.redis.nodes[0].command::<()>(&restore).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_together_follow_the_same_rules_as_memory() {
+    let bed = Bed::single().await;
+    for seed in 0..4 {
+        contract::same_as_memory(bed.store.clone(), seed, 150).await;
+    }
+    assert_eq!(lost_in_a_merge(bed.store.clone()).await, 0);
+    assert_eq!(
+        slow_request_after_sign_out(bed.store.clone()).await,
+        (StatusCode::CONFLICT, false)
+    );
+    assert!(!planted_id_is_signed_in(bed.store.clone()).await);
+}
+
+#[tokio::test]
+async fn flushing_redis_loses_nothing_and_at_the_cache_level_everything() {
+    let bed = Bed::single().await;
+    let mut durable = Client::new(bed.store.clone());
+    let mut cached = Client::new(bed.cache_only());
+    for client in [&mut durable, &mut cached] {
+        client.text("/sign-in/ann").await;
+        client.text("/set/cart/1").await;
+    }
+    bed.flush().await;
+    assert_eq!(durable.text("/get/user").await, "ann");
+    assert_eq!(durable.text("/get/cart").await, "1");
+    assert_eq!(cached.text("/get/user").await, "nothing", "the control");
+
+    // What was read through is in Redis again.
+    bed.postgres.nodes[0].kill().await.unwrap();
+    assert_eq!(durable.text("/get/user").await, "ann");
+}
+
+#[tokio::test]
+async fn without_redis_reads_and_writes_go_on_and_nobody_is_signed_out() {
+    let bed = Bed::single().await;
+    let mut client = Client::new(bed.store.clone());
+    client.text("/sign-in/ann").await;
+    for broken in ["killed", "frozen"] {
+        if broken == "killed" {
+            bed.redis.nodes[0].kill().await.unwrap();
+        } else {
+            bed.redis.nodes[0].freeze().unwrap();
+        }
+        assert_eq!(client.text("/get/user").await, "ann", "{broken}");
+        client.text(&format!("/set/note/{broken}")).await;
+        assert_eq!(client.text("/get/note").await, broken);
+        let mut other = Client::new(bed.store.clone());
+        other.text("/sign-in/bob").await;
+        other.text("/sign-out").await;
+        if broken == "killed" {
+            bed.redis.nodes[0].start().await.unwrap();
+        } else {
+            bed.redis.nodes[0].thaw().unwrap();
+        }
+        assert_eq!(client.text("/get/note").await, broken);
+    }
+}
+
+#[tokio::test]
+async fn an_old_copy_in_redis_is_never_served_to_a_client_that_was_told_more() {
+    let bed = Bed::single().await;
+    let mut durable = Client::new(bed.store.clone());
+    let mut cached = Client::new(bed.cache_only());
+    for client in [&mut durable, &mut cached] {
+        client.text("/set/note/old").await;
+    }
+    let old = bed.snapshot().await;
+    for client in [&mut durable, &mut cached] {
+        client.text("/set/note/new").await;
+    }
+    bed.put_back(&old).await;
+    assert_eq!(durable.text("/get/note").await, "new");
+    assert_eq!(cached.text("/get/note").await, "old", "the control");
+
+    // Nor while PostgreSQL cannot be asked.
+    bed.put_back(&old).await;
+    bed.postgres.nodes[0].kill().await.unwrap();
+    durable.assert_unknown("/get/note").await;
+    bed.postgres.nodes[0].start().await.unwrap();
+    assert_eq!(durable.patient("/get/note").await, "new");
+}
+
+#[tokio::test]
+async fn a_sign_out_holds_against_a_redis_that_comes_back_with_old_data() {
+    let bed = Bed::single().await;
+    let recheck = Duration::from_secs(1);
+    let mut client = Client::new(bed.store.clone().recheck(recheck));
+    client.text("/sign-in/ann").await;
+    let mut copy = client.clone();
+    client.text("/sign-out").await;
+    assert_eq!(copy.text("/get/user").await, "nothing", "at once");
+
+    client.text("/sign-in/ann").await;
+    let mut copy = client.clone();
+    let old = bed.snapshot().await;
+    client.text("/sign-out").await;
+    bed.put_back(&old).await;
+    eventually("the old copy is found out", async || {
+        copy.text("/get/user").await == "nothing"
+    })
+    .await;
+    // It stays found out: the end is in Redis now.
+    bed.postgres.nodes[0].kill().await.unwrap();
+    assert_eq!(copy.text("/get/user").await, "nothing");
+}
+
+#[tokio::test]
+async fn a_sign_out_that_redis_missed_is_made_up_for() {
+    let bed = Bed::start(
+        Redis::single()
+            .setting("appendonly", "yes")
+            .setting("appendfsync", "always"),
+    )
+    .await;
+    // Only what Redis is told can end it: the copy is trusted for an hour.
+    let store = bed.store.clone().recheck(Duration::from_secs(3600));
+    let mut client = Client::new(store);
+    client.text("/sign-in/ann").await;
+    let mut copy = client.clone();
+    assert_eq!(copy.text("/get/user").await, "ann");
+    bed.redis.nodes[0].kill().await.unwrap();
+    client.text("/sign-out").await;
+    bed.redis.nodes[0].start().await.unwrap();
+    eventually("redis is told", async || {
+        copy.text("/get/user").await == "nothing"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_postgresql_reads_go_on_and_without_both_nothing_is_known() {
+    let bed = Bed::start(
+        Redis::single()
+            .setting("appendonly", "yes")
+            .setting("appendfsync", "always"),
+    )
+    .await;
+    let store = bed.store.clone().recheck(Duration::ZERO);
+    let mut client = Client::new(store);
+    client.text("/sign-in/ann").await;
+
+    bed.postgres.nodes[0].kill().await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(client.text("/get/user").await, "ann");
+    }
+    client.assert_unknown("/set/user/bob").await;
+    client.assert_unknown("/sign-out").await;
+    let cookie = client.cookie.clone();
+    let mut stranger = Client::new(bed.store.clone());
+    stranger.assert_unknown("/sign-in/eve").await;
+    assert_eq!(stranger.cookie, None);
+
+    bed.redis.nodes[0].kill().await.unwrap();
+    for path in ["/get/user", "/set/user/bob", "/sign-out"] {
+        client.assert_unknown(path).await;
+    }
+    assert_eq!(client.cookie, cookie);
+
+    bed.postgres.nodes[0].start().await.unwrap();
+    assert_eq!(client.patient("/get/user").await, "ann", "redis is still down");
+    bed.redis.nodes[0].start().await.unwrap();
+    client.patient("/set/note/1").await;
+    assert_eq!(client.patient("/get/note").await, "1");
+}
+
+/// Signs in `users` and changes a counter for each until told to stop; says the last acknowledged value of each.
+struct Writers {
+    stop: tokio::sync::watch::Sender<bool>,
+    tasks: JoinSet<(Client, u64)>,
+}
+
+impl Writers {
+    async fn start(store: &Tiered, users: usize) -> Self {
+        let stop = tokio::sync::watch::Sender::new(false);
+        let mut tasks = JoinSet::new();
+        for user in 0..users {
+            let mut client = Client::new(store.clone());
+            client.patient(&format!("/sign-in/user-{user}")).await;
+            let stop = stop.subscribe();
+            tasks.spawn(async move {
+                let mut acknowledged = 0;
+                for n in 1.. {
+                    if *stop.borrow() {
+                        break;
+                    }
+                    let (status, _) = client.send(&format!("/set/n/{n}")).await;
+                    if status == StatusCode::OK {
+                        acknowledged = n;
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                (client, acknowledged)
+            });
+        }
+        Self { stop, tasks }
+    }
+
+    /// How many acknowledged writes are missing, and how many users are signed out.
+    async fn lost_and_signed_out(self) -> (usize, usize) {
+        self.stop.send_replace(true);
+        let (mut lost, mut out) = (0, 0);
+        for (mut client, acknowledged) in self.tasks.join_all().await {
+            assert!(acknowledged > 0);
+            if !client.patient("/get/user").await.starts_with("user-") {
+                out += 1;
+            }
+            let stored = client.patient("/get/n").await.parse().unwrap_or(0);
+            lost += usize::from(stored < acknowledged);
+        }
+        (lost, out)
+    }
+}
+
+#[tokio::test]
+async fn a_failover_of_redis_loses_no_acknowledged_write_and_signs_nobody_out() {
+    let bed = Bed::start(Redis::sentinel(3)).await;
+    let durable = Writers::start(&bed.store, 4).await;
+    let cached = Writers::start(&bed.cache_only(), 4).await;
+    let old = bed.redis.master().await.unwrap();
+    // What the master acknowledges from here on it takes to the grave.
+    for (index, node) in bed.redis.nodes.iter().enumerate() {
+        if index != old {
+            node.freeze().unwrap();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    bed.redis.nodes[old].kill().await.unwrap();
+    for (index, node) in bed.redis.nodes.iter().enumerate() {
+        if index != old {
+            node.thaw().unwrap();
+        }
+    }
+    bed.redis
+        .wait_master_other_than(old, DEADLINE)
+        .await
+        .unwrap();
+    bed.connection.ready(DEADLINE).await.unwrap();
+    assert_eq!(durable.lost_and_signed_out().await, (0, 0));
+    let (lost, _) = cached.lost_and_signed_out().await;
+    println!("at the cache level {lost} of 4 users lost acknowledged writes");
+}
