@@ -28,7 +28,7 @@ pub trait Protocol<Request, Response, Error> {
 /// How the end of an attempt counts for the breaker and the load of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
-    pub(super) outcome: Option<Outcome>,
+    pub(crate) outcome: Option<Outcome>,
     pub(super) retry_after: Option<Duration>,
     pub(super) unanswered: bool,
 }

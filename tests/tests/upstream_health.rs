@@ -1,0 +1,419 @@
+//! `Upstream` against real servers on loopback: what is broken gets no traffic, and the naive way shows that it would.
+#![allow(clippy::unwrap_used)]
+
+mod upstream_app;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ha_core::health::State;
+use ha_tower::balance::{P2c, RoundRobin};
+use ha_tower::health::{Http, Start};
+use ha_tower::upstream::{self, Upstream};
+use ha_tower::{breaker, discover};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Full};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
+use tower::ServiceExt as _;
+use upstream_app::{App, call, eventually, names};
+
+const FAST: Duration = Duration::from_millis(50);
+
+fn fast_checks() -> Http {
+    Http::get("/readyz")
+        .interval(FAST)
+        .timeout(Duration::from_secs(2))
+}
+
+fn never_trips() -> breaker::Config {
+    let mut config = breaker::Config::default();
+    config.consecutive_failures = u32::MAX;
+    config.minimum_calls = u32::MAX;
+    config
+}
+
+fn endpoint(upstream: &Upstream, app: &App) -> ha_tower::upstream::EndpointSnapshot {
+    let key = app.authority();
+    upstream
+        .endpoints()
+        .into_iter()
+        .find(|e| e.key.as_str() == key)
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_app_that_fails_its_readyz_gets_no_traffic_although_it_still_answers() {
+    let apps = [
+        App::start("a").await,
+        App::start("b").await,
+        App::start("c").await,
+    ];
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+        .balance(RoundRobin)
+        .health(fast_checks())
+        .build()
+        .unwrap();
+    assert_eq!(names(&upstream, 30).await["b"], 10);
+
+    apps[1].ready.store(false, Ordering::Relaxed);
+    eventually("b is failing", || {
+        endpoint(&upstream, &apps[1]).health == State::Failing
+    })
+    .await;
+    let tally = names(&upstream, 30).await;
+    assert_eq!(tally.get("b"), None, "{tally:?}");
+
+    apps[1].ready.store(true, Ordering::Relaxed);
+    eventually("b is back", || endpoint(&upstream, &apps[1]).available).await;
+    assert_eq!(names(&upstream, 30).await["b"], 10);
+}
+
+#[tokio::test]
+async fn without_health_checks_the_same_app_keeps_getting_its_share() {
+    let apps = [
+        App::start("a").await,
+        App::start("b").await,
+        App::start("c").await,
+    ];
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+        .balance(RoundRobin)
+        .build()
+        .unwrap();
+    apps[1].ready.store(false, Ordering::Relaxed);
+    assert_eq!(names(&upstream, 30).await["b"], 10);
+}
+
+#[tokio::test]
+async fn two_of_three_failing_their_checks_never_come_back_by_panic() {
+    let apps = [
+        App::start("a").await,
+        App::start("b").await,
+        App::start("c").await,
+    ];
+    for app in &apps[1..] {
+        app.ready.store(false, Ordering::Relaxed);
+    }
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+        .health(fast_checks().start(Start::FirstPass))
+        .build()
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), upstream.ready())
+        .await
+        .unwrap();
+    let failing = || {
+        upstream
+            .endpoints()
+            .iter()
+            .filter(|e| e.health == State::Failing)
+            .count()
+    };
+    eventually("two are failing", || failing() == 2).await;
+    let tally = names(&upstream, 30).await;
+    assert_eq!(
+        tally.into_iter().collect::<Vec<_>>(),
+        [("a".to_owned(), 30)]
+    );
+}
+
+#[tokio::test]
+async fn one_check_that_hangs_delays_no_other() {
+    let apps = [App::start("hangs").await, App::start("b").await];
+    apps[0].frozen.store(true, Ordering::Relaxed);
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+        .health(
+            fast_checks()
+                .timeout(Duration::from_secs(30))
+                .start(Start::FirstPass),
+        )
+        .build()
+        .unwrap();
+    eventually("b passes", || {
+        endpoint(&upstream, &apps[1]).health == State::Passing
+    })
+    .await;
+    assert_eq!(endpoint(&upstream, &apps[0]).health, State::Unchecked);
+}
+
+#[tokio::test]
+async fn a_frozen_app_costs_a_few_timeouts_and_then_nothing() {
+    let apps = [
+        App::start("a").await,
+        App::start("b").await,
+        App::start("frozen").await,
+    ];
+    let build = |breaker: breaker::Config| {
+        Upstream::builder("apps")
+            .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+            .balance(RoundRobin)
+            .breaker(breaker)
+            .attempt_timeout(Duration::from_millis(100))
+            .build()
+            .unwrap()
+    };
+    let guarded = build(breaker::Config::default());
+    let naive = build(never_trips());
+    apps[2].frozen.store(true, Ordering::Relaxed);
+    let tally = names(&guarded, 60).await;
+    assert_eq!(
+        tally["timeout"], 5,
+        "five in a row open the breaker: {tally:?}"
+    );
+    assert_eq!(
+        endpoint(&guarded, &apps[2]).breaker,
+        ha_core::breaker::State::Open
+    );
+    let tally = names(&naive, 60).await;
+    assert_eq!(
+        tally["timeout"], 20,
+        "a third of all without a breaker: {tally:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_slow_app_is_avoided_by_cost_and_not_by_turn() {
+    let apps = [
+        App::start("a").await,
+        App::start("b").await,
+        App::start("slow").await,
+    ];
+    let build =
+        || Upstream::builder("apps").discover(discover::fixed(apps.iter().map(App::url)).unwrap());
+    apps[2].delay_millis.store(50, Ordering::Relaxed);
+    let by_cost = names(&build().balance(P2c::peak_ewma()).build().unwrap(), 200).await;
+    let by_turn = names(&build().balance(RoundRobin).build().unwrap(), 60).await;
+    let slow = by_cost.get("slow").copied().unwrap_or(0);
+    assert!(slow <= 20, "{by_cost:?}");
+    assert_eq!(by_turn["slow"], 20, "{by_turn:?}");
+}
+
+#[tokio::test]
+async fn a_killed_app_is_a_connect_error_that_was_never_sent_and_soon_left_alone() {
+    let mut apps = vec![App::start("a").await, App::start("b").await];
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+        .balance(RoundRobin)
+        .health(fast_checks())
+        .build()
+        .unwrap();
+    assert_eq!(names(&upstream, 10).await["b"], 5);
+    let gone = apps.remove(1);
+    gone.kill().await;
+    let tally = names(&upstream, 40).await;
+    assert!(tally["a"] >= 20, "{tally:?}");
+    let errors = tally
+        .iter()
+        .filter(|(name, _)| *name != "a")
+        .map(|(_, n)| n)
+        .sum::<usize>();
+    assert!(errors <= 8, "{tally:?}");
+    eventually("b is failing", || {
+        upstream
+            .endpoints()
+            .iter()
+            .any(|e| e.health == State::Failing)
+    })
+    .await;
+    assert_eq!(names(&upstream, 20).await["a"], 20);
+}
+
+#[tokio::test]
+async fn errors_say_whether_the_request_can_have_reached_the_app() {
+    let app = App::start("a").await;
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed([app.url()]).unwrap())
+        .attempt_timeout(Duration::from_millis(100))
+        .build()
+        .unwrap();
+
+    app.frozen.store(true, Ordering::Relaxed);
+    let error = call(&upstream, "/").await.unwrap_err();
+    assert!(
+        error.is_timeout() && !error.is_unsent() && !error.is_connect(),
+        "{error:?}"
+    );
+    app.frozen.store(false, Ordering::Relaxed);
+
+    let error = call(&upstream, "/abort").await.unwrap_err();
+    assert!(
+        !error.is_unsent() && !error.is_timeout(),
+        "closed without an answer: {error:?}"
+    );
+
+    app.kill().await;
+    // Pooled connections die with the app: the first call may find one of those.
+    let error = call(&upstream, "/").await.unwrap_err();
+    let error = if error.is_connect() {
+        error
+    } else {
+        call(&upstream, "/").await.unwrap_err()
+    };
+    assert!(error.is_connect() && error.is_unsent(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_connection_closed_after_the_request_was_read_does_not_count_as_unsent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut read).await.unwrap() > 0);
+        }
+    });
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed([url]).unwrap())
+        .build()
+        .unwrap();
+    let error = call(&upstream, "/").await.unwrap_err();
+    server.await.unwrap();
+    assert!(
+        matches!(error, upstream::Error::Exchange { .. }),
+        "{error:?}"
+    );
+    assert!(!error.is_unsent() && !error.is_timeout() && !error.is_connect());
+}
+
+#[tokio::test]
+async fn a_request_is_in_flight_until_its_body_ends_and_cancelling_gives_it_back() {
+    let app = App::start("a").await;
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed([app.url()]).unwrap())
+        .build()
+        .unwrap();
+    let in_flight = || upstream.endpoints()[0].in_flight;
+
+    let response = call(&upstream, "/").await.unwrap();
+    assert_eq!(in_flight(), 1);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!((&body[..], in_flight()), (&b"a"[..], 0));
+
+    let response = call(&upstream, "/drip").await.unwrap();
+    let mut body = response.into_body();
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(in_flight(), 1);
+    drop(body);
+    assert_eq!(in_flight(), 0);
+
+    app.frozen.store(true, Ordering::Relaxed);
+    let cancelled = tokio::time::timeout(FAST, call(&upstream, "/")).await;
+    assert!(cancelled.is_err());
+    assert_eq!(in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_streams_passes_both_ways_and_may_outlast_the_attempt_timeout() {
+    let app = App::start("a").await;
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed([app.url()]).unwrap())
+        .attempt_timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let body = Bytes::from(vec![7; 300_000]);
+    let request = Request::post("/echo?q=1")
+        .body(Full::new(body.clone()))
+        .unwrap();
+    let response = upstream.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        body
+    );
+
+    let slow = call(&upstream, "/drip").await.unwrap();
+    let text = slow.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(text, "dripdripdripdrip");
+}
+
+#[tokio::test]
+async fn checks_end_with_the_last_clone() {
+    let app = App::start("a").await;
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed([app.url()]).unwrap())
+        .health(fast_checks())
+        .build()
+        .unwrap();
+    let clone = upstream.clone();
+    eventually("it is checked", || app.checks.load(Ordering::Relaxed) > 0).await;
+    drop(upstream);
+    let before = app.checks.load(Ordering::Relaxed);
+    eventually("a clone keeps it", || {
+        app.checks.load(Ordering::Relaxed) > before + 2
+    })
+    .await;
+    drop(clone);
+    // One that is under way may still arrive.
+    tokio::time::sleep(FAST * 4).await;
+    let before = app.checks.load(Ordering::Relaxed);
+    tokio::time::sleep(FAST * 10).await;
+    assert_eq!(app.checks.load(Ordering::Relaxed), before);
+}
+
+#[tokio::test]
+async fn bad_settings_are_refused_by_field_and_value() {
+    let builder = || Upstream::builder("apps").discover(discover::fixed(["http://a"]).unwrap());
+    for (builder, message) in [
+        (
+            builder().connect_timeout(Duration::ZERO),
+            "connect_timeout is 0ns: ",
+        ),
+        (
+            builder().attempt_timeout(Duration::ZERO),
+            "attempt_timeout is 0ns: ",
+        ),
+        (
+            builder().health(Http::get("readyz")),
+            "health.path is \"readyz\": ",
+        ),
+        (builder().health(Http::get("")), "health.path is \"\": "),
+        (
+            builder().health(Http::get("/r").timeout(Duration::ZERO)),
+            "health.timeout is 0ns: ",
+        ),
+        (
+            builder().health(Http::get("/r").fall(0)),
+            "health.fall is 0: ",
+        ),
+        (
+            builder().health(Http::get("/r").interval(Duration::ZERO)),
+            "health.interval is 0ns: ",
+        ),
+    ] {
+        let error = builder.build().map(drop).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.starts_with(message), "{source}");
+    }
+    let error = Upstream::builder("apps").build().map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "upstream \"apps\" has no discover(..)");
+}
+
+#[tokio::test]
+async fn nothing_to_pick_is_an_error_at_once() {
+    let app = App::start("a").await;
+    app.ready.store(false, Ordering::Relaxed);
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed([app.url()]).unwrap())
+        .health(fast_checks().start(Start::FirstPass))
+        .build()
+        .unwrap();
+    let request = Request::get("/").body(Empty::<Bytes>::new()).unwrap();
+    let error = upstream
+        .clone()
+        .oneshot(request)
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert!(error.is_unavailable() && error.is_unsent());
+    assert_eq!(
+        error.to_string(),
+        "upstream \"apps\" has no available endpoint (1 known)"
+    );
+    let waited = tokio::time::timeout(FAST * 6, upstream.ready()).await;
+    assert!(waited.is_err(), "nothing is ready");
+}
