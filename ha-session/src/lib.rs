@@ -1,4 +1,141 @@
-//! Sessions for stateless app servers.
+//! Sessions for stateless app servers: any server answers any request, and no single failure signs anybody out or loses
+//! an acknowledged write.
+//!
+//! # The problem
+//!
+//! The usual session store reads one blob, changes it and writes it back, under the id that the client sent, and takes
+//! "no answer" for "no session". Then
+//! - two requests at the same time lose one's changes: the last blob wins;
+//! - a slow request that ends after the sign-out writes the session back, and the user is signed in again;
+//! - an outage of the store looks like an empty session, whose first write replaces the real one;
+//! - whatever Redis had acknowledged and not replicated is gone after a failover.
+//!
+//! # What is promised
+//!
+//! 1. **Unknown is not gone.** A store has three answers: found, gone for certain, and unknown. On unknown the client gets
+//!    503 with `Retry-After` and keeps its cookie; nothing is started, written or cleared.
+//! 2. **Changes merge.** A commit is a patch of the names that changed, applied in one atomic step. Requests that change
+//!    different names never lose each other's changes; for the same name [`OnConflict`] says who wins.
+//! 3. **Gone stays gone.** The patch of a slow request is dropped when the session ended under it, and its client gets
+//!    409. Which came first is told by two durations on one clock each, never by comparing clocks.
+//! 4. **Nothing is acknowledged that is not stored.** The commit happens after the handler and before the answer; if it
+//!    fails the client gets 503 instead of the handler's answer.
+//! 5. **No acknowledged change is lost** by losing, flushing or failing over Redis, at [`Level::Durable`], the default of
+//!    [`Tiered`]; nor by losing a PostgreSQL node that has a synchronous standby.
+//! 6. **An id that somebody else knows gains nothing.** New sessions never take an id from the request, and
+//!    [`Session::rotate`] moves a session in one step with the changes of the request: the old id then shows the values from
+//!    before for [`ROTATION_GRACE`] and takes no writes.
+//! 7. **Reading is cheap.** No cookie: the store is not asked. Session not used by the handler: not asked either. Only
+//!    changed: not read. Only read: nothing written, except for extending the idle window once a tenth of it has passed. No
+//!    change: no `Set-Cookie`.
+//! 8. **Time is the store's.** Both limits of [`Expiry`] are kept on the store's clock; skewed app servers do not matter.
+//! 9. **Secrets stay secret.** Ids have 192 random bits; stores and logs see their SHA-256 only. The cookie is `__Host-id`,
+//!    signed, `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`. Keys rotate with [`KeyRing`].
+//! 10. **Bad input is no session.** A garbled cookie, one of another key, one without a signature: all count as no cookie,
+//!     without an error, a panic or a question to the store. They say nothing about any session, and the first
+//!     session that the request starts replaces them.
+//!
+//! # What is not promised
+//!
+//! - Two changes of one *value* do not merge: `get`, add one, `insert` in two requests at once counts one. Use a name per
+//!   thing, [`OnConflict::Refuse`], or a database.
+//! - [`Level::Cache`], and [`RedisStore`] alone, lose what Redis loses: a failover drops the last moments, also of a sign-out,
+//!   and a flush drops everything.
+//! - A 503 for a write does not say that it was not stored: the store may have done it without being able to say so. Sending it
+//!   again is safe, since a patch applied twice is the same as once. The exception is a rotation whose answer was lost: the
+//!   old id is void, nobody has the new one, and the user signs in again.
+//! - Sessions are not encrypted in the store. The cookie holds no data, only the id and a version.
+//! - The holder of a *copy* of the cookie may see a session for some seconds after its sign-out in rare double failures;
+//!   [`Tiered`] says in which, and how to bound it.
+//! - The commit happens once the handler has returned its answer; what a streamed body does to the session later must be
+//!   committed with [`Session::commit`].
+//!
+//! # Which store promises what
+//!
+//! | store | survives | does not survive | acknowledged means |
+//! |---|---|---|---|
+//! | [`MemoryStore`] | nothing; one process | restart | in memory |
+//! | [`RedisStore`], [`Tiered`] at [`Level::Cache`] | restart of app servers | flush; failover drops the last moments | in the master's memory |
+//! | [`PostgresStore`] | as PostgreSQL is set up: with a synchronous standby, any node | | committed |
+//! | [`Tiered`] at [`Level::Durable`] | the above, and reads survive PostgreSQL's outage | | committed in PostgreSQL |
+//!
+//! | outage | reads | writes | signed out |
+//! |---|---|---|---|
+//! | Redis, at `Durable` | PostgreSQL | go on | nobody |
+//! | PostgreSQL, at `Durable` | Redis, for sessions that it holds | 503 | nobody |
+//! | the primary, without Redis | a replica, where the cookie's version proves that it is new enough | 503 | nobody |
+//! | all of it | 503 | 503 | nobody |
+//!
+//! # Example
+//!
+//! ```
+//! # #[cfg(feature = "axum")] mod example {
+//! use axum::{Router, routing::{get, post}};
+//! use ha_session::{Key, KeyRing, MemoryStore, Session, SessionError, SessionLayer};
+//!
+//! async fn add(session: Session) -> Result<String, SessionError> {
+//!     let items = session.get::<u32>("items").await?.unwrap_or(0) + 1;
+//!     session.insert("items", items)?; // stored before the answer leaves
+//!     Ok(format!("{items} in the cart"))
+//! }
+//!
+//! async fn sign_in(session: Session) -> Result<(), SessionError> {
+//!     session.insert("user", "ann")?;
+//!     session.rotate(); // a new id for the new rights, in the same step
+//!     Ok(())
+//! }
+//!
+//! async fn sign_out(session: Session) {
+//!     session.destroy();
+//! }
+//!
+//! # pub fn app() -> Result<Router, Box<dyn std::error::Error>> {
+//! // In production: Tiered::new(RedisStore::new(redis), PostgresStore::new(router)).
+//! let store = MemoryStore::new();
+//! let keys = KeyRing::new(Key::from_bytes(&[7; 32])?, [/* the keys before this one */]);
+//! let app: Router = Router::new()
+//!     .route("/cart", post(add))
+//!     .route("/sign-in", post(sign_in))
+//!     .route("/sign-out", post(sign_out))
+//!     .layer(SessionLayer::new(store, keys)); // .insecure_localhost() for http://localhost
+//! # Ok(app)
+//! # }
+//! # }
+//! # #[cfg(feature = "axum")] #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use tower::ServiceExt;
+//! # let request = http::Request::post("/cart").body(axum::body::Body::empty())?;
+//! # let answer = example::app()?.oneshot(request).await?;
+//! # assert_eq!(answer.status(), 200);
+//! # assert!(answer.headers()["set-cookie"].to_str()?.starts_with("__Host-id="));
+//! # Ok(()) }
+//! # #[cfg(not(feature = "axum"))] fn main() {}
+//! ```
+//!
+//! Without axum the handle is the request extension [`Session`].
+//!
+//! # Where the layer goes
+//!
+//! Outside: what sheds load, deadlines, request ids. Inside: causal tokens, idempotency keys, the handlers. An idempotency layer
+//! inside replays an answer without running the handler, so such a handler should set in the session only what may be set
+//! again or not at all.
+//!
+//! # Features
+//!
+//! | feature | default | brings |
+//! |---|---|---|
+//! | `axum` | no | [`Session`] as extractor, [`SessionError`] as answer |
+//! | `redis` | no | [`RedisStore`] |
+//! | `postgres` | no | [`PostgresStore`] |
+//! | `redis` and `postgres` | no | [`Tiered`] |
+//!
+//! # Log events
+//!
+//! Target `ha_session`, field `session` with the SHA-256 of the id: `session state unknown` (warn), `session failed the request`
+//! (warn), `redis lost acknowledged session changes` and `postgresql lost acknowledged session changes` (warn), `redis was not
+//! told of a sign-out` (warn), `session not touched` (debug).
+//!
+//! [`KeyRing`]: crate::KeyRing
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -14,6 +151,9 @@ mod record;
 mod session;
 mod store;
 mod value;
+
+#[doc(no_inline)]
+pub use ha_core::sign::{Key, KeyRing};
 
 #[cfg(feature = "axum")]
 pub use self::axum::MissingLayer;
