@@ -52,19 +52,3 @@ impl From<postgres::Error> for Error {
         }
     }
 }
-
-/// A setting was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The value is outside of what makes sense.
-    #[error("{field}: {value} {problem}")]
-    Value {
-        /// The setting.
-        field: &'static str,
-        /// What was given.
-        value: String,
-        /// Why it is refused.
-        problem: &'static str,
-    },
-}

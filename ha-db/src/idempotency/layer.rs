@@ -2,12 +2,12 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use ha_core::config::ConfigError;
 use http::StatusCode;
 use http::request::Parts;
 use tokio::task::JoinHandle;
 use tower_layer::Layer;
 
-use super::error::ConfigError;
 use super::service::IdempotencyService;
 use super::store::{Settings, Store};
 use crate::postgres::Router;
@@ -156,19 +156,11 @@ impl Builder {
     /// # Errors
     /// [`ConfigError`], naming setting and value.
     pub fn build(self) -> Result<IdempotencyLayer, ConfigError> {
-        let zero = |field, value: &dyn fmt::Debug| ConfigError::Value {
-            field,
-            value: format!("{value:?}"),
-            problem: "must be more than zero",
-        };
-        for (field, value) in [("hold", self.hold), ("sweep_interval", self.sweep_interval)] {
-            if value.is_zero() {
-                return Err(zero(field, &value));
-            }
-        }
+        ConfigError::positive("hold", self.hold)?;
+        ConfigError::positive("sweep_interval", self.sweep_interval)?;
         for (field, value) in [("max_body", self.max_body), ("max_answer", self.max_answer)] {
             if value == 0 {
-                return Err(zero(field, &value));
+                return Err(ConfigError::new(field, value, "must be at least 1"));
             }
         }
         let store = Store::with_settings(self.router.clone(), self.settings.clone())?;

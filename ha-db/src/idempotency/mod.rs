@@ -79,7 +79,7 @@ mod store;
 
 #[cfg(feature = "tower")]
 pub use body::ResponseBody;
-pub use error::{ConfigError, Error};
+pub use error::Error;
 pub use fingerprint::Fingerprint;
 #[cfg(feature = "tower")]
 pub use future::ResponseFuture;

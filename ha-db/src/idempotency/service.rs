@@ -82,7 +82,7 @@ where
                 Err(refusal) => Ok(refusal.respond()),
                 Ok(Opened::Done(response)) => Ok(response),
                 Ok(Opened::First(run, request)) => {
-                    match timeout(shared.hold, first(&shared, inner, run, request)).await {
+                    match timeout(shared.hold, first(&shared, inner, *run, *request)).await {
                         Ok(result) => result,
                         // The run went with its future, and its transaction with it.
                         Err(_) => Ok(Refusal::SlowHandler {
@@ -97,7 +97,7 @@ where
 }
 
 enum Opened<B, R> {
-    First(Run, Request<B>),
+    First(Box<Run>, Box<Request<B>>),
     Done(Response<ResponseBody<R>>),
 }
 
@@ -131,10 +131,10 @@ where
         .claim(&causal, &scope, &key, &fingerprint)
         .await;
     match claim.map_err(|error| refuse(&key, error))? {
-        Claim::First(run) => Ok(Opened::First(
-            run,
-            Request::from_parts(parts, B::from(body)),
-        )),
+        Claim::First(run) => {
+            let request = Request::from_parts(parts, B::from(body));
+            Ok(Opened::First(run, Box::new(request)))
+        }
         Claim::Done(stored) => {
             let answer = answer::decode(stored).map_err(|error| refuse(&key, error))?;
             let mut response = Response::new(ResponseBody::complete(answer.body));

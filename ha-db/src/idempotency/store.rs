@@ -4,11 +4,12 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use ha_core::config::ConfigError;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use super::error::{ConfigError, Error};
+use super::error::Error;
 use super::fingerprint::{Fingerprint, digest};
 use super::key::Key;
 use super::schema;
@@ -39,22 +40,16 @@ impl Default for Settings {
 
 impl Settings {
     fn check(&self) -> Result<(), ConfigError> {
-        for (field, value) in [("expiry", self.expiry), ("statement", self.statement)] {
-            if value.is_zero() {
-                return Err(ConfigError::Value {
-                    field,
-                    value: format!("{value:?}"),
-                    problem: "must be more than zero",
-                });
-            }
-        }
-        // A hundred years; PostgreSQL's intervals end somewhere.
+        ConfigError::positive("expiry", self.expiry)?;
+        ConfigError::positive("statement", self.statement)?;
+        // PostgreSQL's timestamps end somewhere, and sums with them fail only when the first outcome is stored.
         if self.expiry > Duration::from_secs(100 * 366 * 24 * 60 * 60) {
-            return Err(ConfigError::Value {
-                field: "expiry",
-                value: format!("{:?}", self.expiry),
-                problem: "is more than a hundred years",
-            });
+            let value = format_args!("{:?}", self.expiry).to_string();
+            return Err(ConfigError::new(
+                "expiry",
+                value,
+                "must be at most a hundred years",
+            ));
         }
         Ok(())
     }
@@ -94,7 +89,7 @@ pub struct Store {
 #[derive(Debug)]
 pub enum Claim {
     /// It is new: do the work, then [`Run::finish`].
-    First(Run),
+    First(Box<Run>),
     /// The work is done; this is its outcome.
     Done(Vec<u8>),
 }
@@ -154,13 +149,13 @@ impl Store {
                     pause = (pause * 2).min(Duration::from_millis(100));
                 }
                 Look::New => {
-                    return Ok(Claim::First(Run {
+                    return Ok(Claim::First(Box::new(Run {
                         unit,
                         causal: causal.clone(),
                         id,
                         fingerprint: *fingerprint,
                         settings: self.settings.clone(),
-                    }));
+                    })));
                 }
                 Look::Done { stored, outcome } => {
                     if stored != fingerprint.as_bytes() {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
+use ha_core::backoff::Backoff;
+use ha_core::config::ConfigError as ValueError;
 use percent_encoding::percent_decode_str;
 
 use super::connection::Connection;
@@ -53,7 +55,7 @@ pub(crate) struct Config {
     pub(crate) timeouts_in_a_row: u32,
     pub(crate) check_interval: Duration,
     pub(crate) failover_hold: Duration,
-    pub(crate) backoff: (Duration, Duration),
+    pub(crate) backoff: Backoff,
     pub(crate) max_waiting: usize,
 }
 
@@ -269,31 +271,15 @@ impl Builder {
                 }
             }
         };
-        for (field, value) in [
-            ("command_timeout", self.command_timeout),
-            ("connect_timeout", self.connect_timeout),
-            ("check_interval", self.check_interval),
-        ] {
-            if value.is_zero() {
-                return Err(bad_value(
-                    field,
-                    format!("{value:?}"),
-                    "must be more than zero",
-                ));
-            }
-        }
-        if self.timeouts_in_a_row == 0 {
-            return Err(bad_value(
-                "timeouts_in_a_row",
-                "0".into(),
-                "must be at least 1",
-            ));
-        }
+        ValueError::positive("command_timeout", self.command_timeout)?;
+        ValueError::positive("connect_timeout", self.connect_timeout)?;
+        ValueError::positive("check_interval", self.check_interval)?;
+        ValueError::at_least_one("timeouts_in_a_row", self.timeouts_in_a_row)?;
         if self.max_waiting == 0 {
-            return Err(bad_value("max_waiting", "0".into(), "must be at least 1"));
+            return Err(ValueError::new("max_waiting", 0, "must be at least 1").into());
         }
         if self.db < 0 {
-            return Err(bad_value("db", self.db.to_string(), "must not be negative"));
+            return Err(ValueError::new("db", self.db, "must not be negative").into());
         }
         Ok(Config {
             servers,
@@ -305,8 +291,7 @@ impl Builder {
             timeouts_in_a_row: self.timeouts_in_a_row,
             check_interval: self.check_interval,
             failover_hold: self.failover_hold,
-            // From a fifth of a probe to a human's notion of at once.
-            backoff: (Duration::from_millis(20), Duration::from_millis(500)),
+            backoff: Backoff::new(Duration::from_millis(20), Duration::from_millis(500)),
             max_waiting: self.max_waiting,
         })
     }
@@ -316,14 +301,6 @@ fn bad_url(problem: &'static str, value: &str) -> ConfigError {
     ConfigError::Url {
         problem,
         value: value.to_owned(),
-    }
-}
-
-fn bad_value(field: &'static str, value: String, problem: &'static str) -> ConfigError {
-    ConfigError::Value {
-        field,
-        value,
-        problem,
     }
 }
 
@@ -470,7 +447,7 @@ mod tests {
             ("redis://[::1", "[::1"),
             ("redis://a,b", "more than one host"),
             ("redis://h/x", "database"),
-            ("redis://h/-1", "db: -1"),
+            ("redis://h/-1", "db is -1"),
             ("redis://h?x=hunter2", "parameters"),
             ("redis+sentinel://h1,h2", "master name"),
             ("redis+sentinel://h1,,h2/m", "sentinel"),
@@ -493,15 +470,18 @@ mod tests {
             (Builder::default().sentinel("s"), "no master name"),
             (
                 node().command_timeout(Duration::ZERO),
-                "command_timeout: 0ns",
+                "command_timeout is 0ns",
             ),
             (
                 node().connect_timeout(Duration::ZERO),
-                "connect_timeout: 0ns",
+                "connect_timeout is 0ns",
             ),
-            (node().check_interval(Duration::ZERO), "check_interval: 0ns"),
-            (node().timeouts_in_a_row(0), "timeouts_in_a_row: 0"),
-            (node().max_waiting(0), "max_waiting: 0"),
+            (
+                node().check_interval(Duration::ZERO),
+                "check_interval is 0ns",
+            ),
+            (node().timeouts_in_a_row(0), "timeouts_in_a_row is 0"),
+            (node().max_waiting(0), "max_waiting is 0"),
         ] {
             let error = builder.check().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -135,16 +135,9 @@ pub enum ConfigError {
     /// Neither a node nor a Sentinel was named, or both were.
     #[error("{0}")]
     Servers(&'static str),
-    /// A setting is outside of what makes sense.
-    #[error("{field}: {value} {problem}")]
-    Value {
-        /// The builder's method.
-        field: &'static str,
-        /// What was given.
-        value: String,
-        /// Why it is refused.
-        problem: &'static str,
-    },
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Value(#[from] ha_core::config::ConfigError),
     /// `build` was called outside of a tokio runtime, which its background tasks need.
     #[error("no tokio runtime: build the connection inside one")]
     NoRuntime,

@@ -2,7 +2,6 @@
 //! socket, no task.
 
 use std::fmt;
-use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 use serde::Serialize;
@@ -188,13 +187,6 @@ pub(crate) fn address(host: &str, port: u16) -> String {
     }
 }
 
-/// How long to wait before try `attempt` (from 0): full jitter up to a bound that doubles, at least `base`.
-/// `random` is in 0.0..1.0.
-pub(crate) fn backoff(attempt: u32, base: Duration, cap: Duration, random: f64) -> Duration {
-    let bound = base.saturating_mul(1 << attempt.min(16)).min(cap);
-    bound.mul_f64(random.clamp(0.0, 1.0)).max(base.min(cap))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,22 +358,5 @@ mod tests {
                 "{channel} {payload}"
             );
         }
-    }
-
-    #[test]
-    fn backoff_stays_between_base_and_cap() {
-        let (base, cap) = (Duration::from_millis(20), Duration::from_millis(500));
-        for attempt in [0, 1, 5, 40, u32::MAX] {
-            for random in [0.0, 0.5, 1.0, f64::NAN] {
-                let wait = backoff(
-                    attempt,
-                    base,
-                    cap,
-                    if random.is_nan() { 0.0 } else { random },
-                );
-                assert!(wait >= base && wait <= cap, "{attempt} {random} {wait:?}");
-            }
-        }
-        assert_eq!(backoff(10, base, cap, 1.0), cap);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, RedisError, Value};
@@ -57,8 +56,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         last_master: None,
         holding: None,
     };
+    let backoff = shared.config.backoff;
+    let mut attempt = 0_u32;
     loop {
-        let mut attempt = 0;
         while shared.lease().is_none() {
             match establish(&shared, &mut memory).await {
                 Ok(lease) => {
@@ -74,18 +74,31 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     tracing::debug!(%failure, attempt, "no redis master yet");
                     let failing_over = matches!(failure, Failure::Failover);
                     *lock(&shared.last_failure) = Some(failure.to_string());
-                    let (base, cap) = shared.config.backoff;
                     // A failover ends within moments and everybody waits for it: look often.
-                    let cap = if failing_over { base * 5 } else { cap };
-                    let pause = follow::backoff(attempt, base, cap, fastrand::f64());
+                    let retry = if failing_over {
+                        attempt.min(2)
+                    } else {
+                        attempt
+                    };
                     attempt = attempt.saturating_add(1);
+                    let pause = backoff.delay(retry, fastrand::u64(..));
                     // An announcement cuts the pause short.
                     let _ = timeout(pause, shared.wake.notified()).await;
                 }
             }
         }
-        let _ = timeout(shared.config.check_interval, shared.wake.notified()).await;
-        check(&shared, &mut memory).await;
+        let connected = Instant::now();
+        while shared.lease().is_some() {
+            let _ = timeout(shared.config.check_interval, shared.wake.notified()).await;
+            check(&shared, &mut memory).await;
+        }
+        // A node that says it is a master and refuses all the same would be reconnected without a pause.
+        if connected.elapsed() < backoff.ceiling(u32::MAX) {
+            sleep(backoff.delay(attempt, fastrand::u64(..))).await;
+            attempt = attempt.saturating_add(1);
+        } else {
+            attempt = 0;
+        }
     }
 }
 
@@ -267,14 +280,7 @@ pub(super) async fn listen(shared: Arc<Shared>, index: usize) {
                 tracing::debug!(sentinel = %sentinel.address(), %error, "cannot listen to sentinel");
             }
         }
-        let (base, cap) = config.backoff;
-        sleep(follow::backoff(
-            attempt,
-            base,
-            cap.max(Duration::from_millis(1)),
-            fastrand::f64(),
-        ))
-        .await;
+        sleep(config.backoff.delay(attempt, fastrand::u64(..))).await;
         attempt = attempt.saturating_add(1);
     }
 }
