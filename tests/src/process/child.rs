@@ -366,7 +366,7 @@ impl Process {
         let status = self
             .state()
             .ended
-            .map_or_else(|| "an unknown status".to_owned(), |status| describe(status));
+            .map_or_else(|| "an unknown status".to_owned(), describe);
         classify(
             self.name(),
             status,

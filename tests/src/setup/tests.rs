@@ -146,7 +146,7 @@ fn sudo_never_waits_for_a_password_nobody_can_type() {
             terminal: true,
             ..machine
         }),
-        "sh"
+        "/bin/sh"
     );
 }
 
