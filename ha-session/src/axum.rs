@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 
 use crate::error::SessionError;
-use crate::layer::{Problem, SessionLayerBuilder};
+use crate::middleware::{Problem, SessionLayerBuilder};
 use crate::session::Session;
 
 /// The request did not pass a [`SessionLayer`](crate::SessionLayer). Answers 500.

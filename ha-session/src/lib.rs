@@ -146,7 +146,7 @@ mod engine;
 mod error;
 mod expiry;
 mod id;
-mod layer;
+mod middleware;
 mod record;
 mod session;
 mod store;
@@ -160,7 +160,7 @@ pub use self::axum::MissingLayer;
 pub use self::error::{ConfigError, SessionError};
 pub use self::expiry::Expiry;
 pub use self::id::SessionKey;
-pub use self::layer::{ResponseFuture, SessionLayer, SessionLayerBuilder, SessionService};
+pub use self::middleware::{ResponseFuture, SessionLayer, SessionLayerBuilder, SessionService};
 pub use self::record::{Change, FORMAT, Patch, Record, Value, Version};
 pub use self::session::{OnConflict, Session};
 #[cfg(feature = "redis")]

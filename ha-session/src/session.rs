@@ -53,7 +53,8 @@ pub(crate) struct Settings {
 ///
 /// Nothing is read before the first [`get`](Self::get) or [`exists`](Self::exists), nothing is written before the
 /// handler has answered, and a request that only changes values reads nothing at all. Changes are committed before the
-/// answer leaves; if that fails the client gets an error instead of the handler's answer. Clones are the same session.
+/// answer leaves, whatever its status; if that fails the client gets an error instead of the handler's answer. Clones are
+/// the same session.
 ///
 /// Without a session every read says "nothing there"; the first [`insert`](Self::insert) starts one under an id that
 /// is always new and never taken from the request, so that nobody can be made to use an id that somebody else knows.
@@ -476,10 +477,10 @@ impl Session {
     /// Commits, extends the idle window where due, and says what the answer needs.
     pub(crate) async fn finish(&self) -> Result<Effects, SessionError> {
         self.commit().await?;
-        if !self.inner.shared.settings.pass_unknown {
-            if let Seen::Unknown(error) = &self.state().seen {
-                return Err(SessionError::Unknown(Arc::clone(error)));
-            }
+        if !self.inner.shared.settings.pass_unknown
+            && let Seen::Unknown(error) = &self.state().seen
+        {
+            return Err(SessionError::Unknown(Arc::clone(error)));
         }
         self.touch().await;
         let state = self.state();

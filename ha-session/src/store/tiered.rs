@@ -42,11 +42,14 @@ pub enum Level {
 ///   tried again for a minute.
 ///
 /// # What it does not promise
-/// The holder of a *copy* of the cookie was not told of a sign-out. If Redis was unreachable then, or lost the sign-out in a
-/// failover, it may hold the session as it was before. Such a copy is used for at most [`recheck`](Self::recheck)
-/// before PostgreSQL is asked again; only while PostgreSQL cannot be asked either it stays in use, until PostgreSQL is back
-/// or the session expires. Set [`trust_during_outage`](Self::trust_during_outage) to bound that too, at the price of answering
-/// 503 to everybody once an outage of PostgreSQL is longer.
+/// - After an outage of PostgreSQL that is longer than nine tenths of the idle limit, sessions that were only read during
+///   it have expired there.
+/// - A client that sends several writes at once is protected by the version in the answer that it processed last.
+/// - The holder of a *copy* of the cookie was not told of a sign-out. If Redis was unreachable then, or lost the sign-out in
+///   a failover, it may hold the session as it was before. Such a copy is used for at most [`recheck`](Self::recheck)
+///   before PostgreSQL is asked again; only while PostgreSQL cannot be asked either it stays in use, until PostgreSQL is
+///   back or the session expires. Set [`trust_during_outage`](Self::trust_during_outage) to bound that too, at the price
+///   of answering 503 to everybody once an outage of PostgreSQL is longer.
 #[derive(Clone)]
 pub struct Tiered {
     inner: Arc<Inner>,
@@ -224,19 +227,12 @@ impl Inner {
     }
 
     async fn load(self: &Arc<Self>, key: SessionKey, floor: Version) -> Load {
-        let copy = match self.look(key).await {
-            Some(Cached::Gone(gone))
-                if matches!(gone.ending, Ending::Destroyed | Ending::Rotated) =>
-            {
-                return Load::Gone(gone);
-            }
-            Some(Cached::Found(entry)) if entry.record.version >= floor => Some(entry),
-            _ => None,
-        };
-        let Some(copy) = copy else {
-            let load = self.postgres.load(key, floor).await;
-            self.repair(key, &load).await;
-            return load;
+        let cached = self.look(key).await;
+        let skipped = cached.is_none();
+        let copy = match usable(cached, floor) {
+            Some(Ok(copy)) => copy,
+            Some(Err(gone)) => return Load::Gone(gone),
+            None => return self.load_through(key, floor, skipped).await,
         };
         if copy.age < self.settings.recheck {
             return Load::Found(copy.record);
@@ -251,6 +247,25 @@ impl Inner {
             }
             None => self.during_outage(copy),
         }
+    }
+
+    async fn load_through(
+        self: &Arc<Self>,
+        key: SessionKey,
+        floor: Version,
+        skipped: bool,
+    ) -> Load {
+        let load = self.postgres.load(key, floor).await;
+        if matches!(load, Load::Unknown(_)) && skipped {
+            // Redis was passed over because of one failure; now it is all there is.
+            match usable(self.cache.look(key).await.ok(), floor) {
+                Some(Ok(copy)) => return self.during_outage(copy),
+                Some(Err(gone)) => return Load::Gone(gone),
+                None => return load,
+            }
+        }
+        self.repair(key, &load).await;
+        load
     }
 
     fn during_outage(&self, copy: CachedEntry) -> Load {
@@ -343,10 +358,10 @@ impl Store for Tiered {
             return self.inner.redis.touch(key, expiry).await;
         }
         let inner = &self.inner;
-        if !inner.redis_pause.is_on() {
-            if let Err(error) = inner.cache.touch(key, expiry).await {
-                inner.cache_failed(key, "touch", &error);
-            }
+        if !inner.redis_pause.is_on()
+            && let Err(error) = inner.cache.touch(key, expiry).await
+        {
+            inner.cache_failed(key, "touch", &error);
         }
         if inner.postgres_pause.is_on() {
             return Ok(());
@@ -360,6 +375,18 @@ impl Store for Tiered {
             inner.postgres_pause.start();
         }
         result
+    }
+}
+
+/// What Redis may be believed: a copy that is not older than the client was told, or an end that is final. Everything else
+/// is for PostgreSQL to say.
+fn usable(cached: Option<Cached>, floor: Version) -> Option<Result<CachedEntry, Gone>> {
+    match cached? {
+        Cached::Found(entry) if entry.record.version >= floor => Some(Ok(entry)),
+        Cached::Gone(gone) if matches!(gone.ending, Ending::Destroyed | Ending::Rotated) => {
+            Some(Err(gone))
+        }
+        _ => None,
     }
 }
 

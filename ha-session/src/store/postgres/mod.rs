@@ -169,15 +169,15 @@ impl Store for PostgresStore {
     async fn load(&self, key: SessionKey, floor: Version) -> Load {
         match self.load_from_primary(key).await {
             Ok(load) => {
-                if let Load::Found(record) = &load {
-                    if record.version < floor {
-                        tracing::warn!(
-                            session = %key,
-                            found = record.version.get(),
-                            told = floor.get(),
-                            "postgresql lost acknowledged session changes"
-                        );
-                    }
+                if let Load::Found(record) = &load
+                    && record.version < floor
+                {
+                    tracing::warn!(
+                        session = %key,
+                        found = record.version.get(),
+                        told = floor.get(),
+                        "postgresql lost acknowledged session changes"
+                    );
                 }
                 load
             }
@@ -240,8 +240,11 @@ fn ms(duration: Duration) -> i64 {
 
 fn query_error(error: Error) -> StoreError {
     let refused = match &error {
-        // The server's own refusal rolled the statement back; a broken link says nothing.
-        Error::Query(query) => query.code().is_some(),
+        // The server's own refusal rolled the statement back. A broken link says nothing, and neither does a server that
+        // shuts down (class 57): the commit may be done and only waiting for a standby.
+        Error::Query(query) => query
+            .code()
+            .is_some_and(|code| !code.code().starts_with("57")),
         Error::Timeout { .. } => false,
         other => !other.is_unknown(),
     };

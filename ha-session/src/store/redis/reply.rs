@@ -41,7 +41,7 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn parse(parts: Vec<Vec<u8>>) -> Result<Self, StoreError> {
-        if parts.len() < HEAD || (parts.len() - HEAD) % 2 != 0 {
+        if parts.len() < HEAD || !(parts.len() - HEAD).is_multiple_of(2) {
             return Err(corrupt("an answer of another shape"));
         }
         let ago: i64 = number(&parts[5])?;

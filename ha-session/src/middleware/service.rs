@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::layer::ResponseFuture;
+use crate::middleware::ResponseFuture;
 use crate::session::{Session, Shared};
 
 /// The service of [`SessionLayer`](crate::SessionLayer).

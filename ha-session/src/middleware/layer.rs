@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use crate::cookie::Cookies;
 use crate::error::ConfigError;
 use crate::expiry::Expiry;
-use crate::layer::SessionService;
+use crate::middleware::SessionService;
 use crate::session::{OnConflict, Settings, Shared};
 use crate::store::Store;
 
@@ -32,7 +32,6 @@ impl SessionLayer {
     }
 
     /// A layer with settings of its own.
-    #[must_use]
     pub fn builder(store: impl Store, keys: impl Into<KeyRing>) -> SessionLayerBuilder {
         SessionLayerBuilder {
             shared: Shared {

@@ -9,7 +9,7 @@ use http::Response;
 use pin_project_lite::pin_project;
 
 use crate::error::SessionError;
-use crate::layer::answer::{self, Problem};
+use crate::middleware::answer::{self, Problem};
 use crate::session::{Effects, Session};
 
 pin_project! {
