@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ha_db::redis::{Connection, Error, Reason};
+use ha_db::redis::{Connection, Error, Reason, Unknown};
 use ha_testbed::redis::{Cluster, MASTER_NAME, Redis};
 use redis::cmd;
 use redis::sentinel::{SentinelClient, SentinelServerType};
@@ -216,9 +216,27 @@ async fn a_frozen_master_that_thaws_after_the_failover_gets_no_acknowledged_writ
 
     cluster.nodes[old].freeze().unwrap();
     let frozen = Instant::now();
+    // Would wait until the thaw, and then be acknowledged by the wrong master.
+    let patient = connection.with_timeout(DEADLINE);
+    let patient =
+        tokio::spawn(async move { patient.run::<()>(cmd("SET").arg("patient").arg(1)).await });
     let new = cluster.wait_master_other_than(old, DEADLINE).await.unwrap();
     ours.goes_on().await;
     println!("back after {:?}", frozen.elapsed());
+    let patient = tokio::time::timeout(DEADLINE, patient)
+        .await
+        .expect("ends with the failover");
+    let error = patient.unwrap().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::Unknown {
+                why: Unknown::Demoted(_),
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     let before_thaw = naive.count();
     cluster.nodes[old].thaw().unwrap();
     // The old master is a master to itself until a Sentinel tells it otherwise.
@@ -315,6 +333,61 @@ async fn on_a_switchover_no_command_is_stuck_and_no_acknowledged_write_is_lost()
         lost_eager > 0,
         "control: without holding back acknowledged writes are lost"
     );
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_told_of_the_new_master_by_a_sentinel() {
+    let cluster = Redis::sentinel(3).start().await.unwrap();
+    // Nothing is sent and nothing is checked: only the announcement can tell.
+    let connection = Connection::builder()
+        .url(&cluster.sentinel_url())
+        .unwrap()
+        .check_interval(Duration::from_secs(3600))
+        .failover_hold(Duration::ZERO)
+        .build()
+        .unwrap();
+    connection.ready(DEADLINE).await.unwrap();
+    eventually("all sentinels heard", async || {
+        connection
+            .status()
+            .sentinels
+            .iter()
+            .all(|sentinel| sentinel.subscribed)
+    })
+    .await;
+    let old = cluster.master().await.unwrap();
+    let _: () = cluster.sentinels[0]
+        .command(cmd("SENTINEL").arg("FAILOVER").arg(MASTER_NAME))
+        .await
+        .unwrap();
+    let new = cluster.wait_master_other_than(old, DEADLINE).await.unwrap();
+    eventually("connected to the new master", async || {
+        connection.status().master == Some(address(&cluster, new))
+    })
+    .await;
+    assert_eq!(connection.status().last_reason, Some(Reason::SwitchMaster));
+}
+
+#[tokio::test]
+async fn an_idle_connection_finds_out_by_itself_that_its_node_was_demoted() {
+    let cluster = Redis::single().replicas(1).start().await.unwrap();
+    let connection = Connection::builder()
+        .node(address(&cluster, 0))
+        .check_interval(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    connection.ready(DEADLINE).await.unwrap();
+    let (host, port) = ("127.0.0.1", cluster.nodes[1].port);
+    let _: () = cluster.nodes[1]
+        .command(cmd("REPLICAOF").arg("NO").arg("ONE"))
+        .await
+        .unwrap();
+    let _: () = cluster.nodes[0]
+        .command(cmd("REPLICAOF").arg(host).arg(port))
+        .await
+        .unwrap();
+    eventually("given up", async || connection.status().master.is_none()).await;
+    assert_eq!(connection.status().last_reason, Some(Reason::NotMaster));
 }
 
 #[tokio::test]
