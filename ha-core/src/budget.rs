@@ -1,0 +1,196 @@
+//! A retry budget that is kept exactly.
+//!
+//! Three attempts per request sound harmless until everything behind fails: then three times the load arrives at what
+//! was already overloaded, and with three tiers it is 27 times. A budget ties retries to real traffic instead: in every
+//! window, retries are at most a share of the requests plus a small constant that lets quiet clients retry at all.
+//!
+//! The rule, over the last ten ticks of a tenth of the window each, whenever a retry is granted (that one included):
+//!
+//! ```text
+//! retries <= ratio * requests + reserve_per_second * window
+//! ```
+//!
+//! It holds exactly, whatever the number of threads. Counting a request is one atomic update. Asking for a retry takes a
+//! short lock: that path runs only when something has already failed, and the lock is what makes "is there room" and
+//! "take it" one step, so that a thousand threads that fail at once cannot all see the same last token.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+const TICKS: usize = 10;
+
+/// The size of a [`Budget`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config {
+    /// Retries allowed per request, as a ratio of 0.0..=1.0. Default 0.2: an outage adds a fifth to the load, no more.
+    pub retry_ratio: f64,
+    /// Retries per second that are allowed without any traffic. Default 10, so that a client with one request per
+    /// minute can still retry it.
+    pub reserve_per_second: f64,
+    /// The time over which both sides are counted. Default 10 s: long enough to smooth bursts, short enough that an
+    /// hour of good traffic does not pay for a storm.
+    pub window: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            retry_ratio: 0.2,
+            reserve_per_second: 10.0,
+            window: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a [`Config`] was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The ratio is not a number within 0.0..=1.0.
+    #[error("retry_ratio {0} is not within 0.0..=1.0")]
+    RetryRatio(f64),
+    /// The reserve is negative, infinite or not a number.
+    #[error("reserve_per_second {0} is not a finite number of at least 0")]
+    ReservePerSecond(f64),
+    /// The window is too short to be counted in ten ticks of a millisecond.
+    #[error("window {0:?} is shorter than 10 ms")]
+    Window(Duration),
+}
+
+/// Counts requests and retries over a sliding window and says whether one more retry fits.
+///
+/// Share one budget between everything that sends extra requests to the same place: retries and hedges together.
+#[derive(Debug)]
+pub struct Budget {
+    retry_ratio: f64,
+    reserve: f64,
+    tick_nanos: u128,
+    origin: Instant,
+    /// Requests per tick: the tick in the upper half, the count in the lower, so that both change together.
+    requests: [AtomicU64; TICKS],
+    retries: Mutex<Retries>,
+}
+
+#[derive(Debug, Default)]
+struct Retries {
+    newest: u32,
+    per_tick: [u32; TICKS],
+}
+
+impl Retries {
+    /// Moves to `tick`, forgetting what fell out of the window. A late caller stays at the newest tick seen.
+    fn advance(&mut self, tick: u32) -> u32 {
+        if tick > self.newest {
+            let gone = (tick - self.newest).min(TICKS as u32);
+            for step in 0..gone {
+                self.per_tick[slot(tick - step)] = 0;
+            }
+            self.newest = tick;
+        }
+        self.newest
+    }
+}
+
+const fn slot(tick: u32) -> usize {
+    tick as usize % TICKS
+}
+
+const fn unpack(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+const fn pack(tick: u32, count: u32) -> u64 {
+    (tick as u64) << 32 | count as u64
+}
+
+impl Budget {
+    /// An empty budget whose first tick begins at `now`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the field that is out of range.
+    pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
+        if !(0.0..=1.0).contains(&config.retry_ratio) {
+            return Err(ConfigError::RetryRatio(config.retry_ratio));
+        }
+        if !(config.reserve_per_second.is_finite() && config.reserve_per_second >= 0.0) {
+            return Err(ConfigError::ReservePerSecond(config.reserve_per_second));
+        }
+        if config.window < Duration::from_millis(10) {
+            return Err(ConfigError::Window(config.window));
+        }
+        Ok(Self::sized(config, now))
+    }
+
+    /// The default budget: 20 % of requests plus 10 per second over 10 s.
+    #[must_use]
+    pub fn standard(now: Instant) -> Self {
+        Self::sized(Config::default(), now)
+    }
+
+    fn sized(config: Config, now: Instant) -> Self {
+        Self {
+            retry_ratio: config.retry_ratio,
+            reserve: config.reserve_per_second * config.window.as_secs_f64(),
+            tick_nanos: config.window.as_nanos() / TICKS as u128,
+            origin: now,
+            requests: [const { AtomicU64::new(0) }; TICKS],
+            retries: Mutex::new(Retries::default()),
+        }
+    }
+
+    /// Counts a request. Call it once per request, not per attempt.
+    pub fn deposit(&self, now: Instant) {
+        let tick = self.tick(now);
+        // Relaxed is enough: the word carries its own tick, and a retry that misses a count is only refused too early.
+        let _ =
+            self.requests[slot(tick)].fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                let (at, count) = unpack(word);
+                match at.cmp(&tick) {
+                    std::cmp::Ordering::Equal => Some(pack(tick, count.saturating_add(1))),
+                    std::cmp::Ordering::Less => Some(pack(tick, 1)),
+                    std::cmp::Ordering::Greater => None,
+                }
+            });
+    }
+
+    /// Takes one retry out of the budget; false when there is none left, and then nothing has changed.
+    #[must_use = "a refused retry must not be sent"]
+    pub fn withdraw(&self, now: Instant) -> bool {
+        let tick = self.tick(now);
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let tick = retries.advance(tick);
+        let spent: u64 = retries.per_tick.iter().copied().map(u64::from).sum();
+        let allowed = self
+            .retry_ratio
+            .mul_add(self.requests_until(tick) as f64, self.reserve);
+        // A hair of tolerance, so that 0.2 * 5 is one retry although 0.2 is not a binary fraction.
+        let fits = (spent + 1) as f64 <= allowed + 1e-9;
+        if fits {
+            retries.per_tick[slot(tick)] += 1;
+        }
+        fits
+    }
+
+    fn requests_until(&self, tick: u32) -> u64 {
+        let live = |at: u32| at <= tick && tick - at < TICKS as u32;
+        self.requests
+            .iter()
+            .map(|word| unpack(word.load(Ordering::Relaxed)))
+            .filter(|(at, _)| live(*at))
+            .map(|(_, count)| u64::from(count))
+            .sum()
+    }
+
+    fn tick(&self, now: Instant) -> u32 {
+        let elapsed = now.saturating_duration_since(self.origin).as_nanos();
+        u32::try_from(elapsed / self.tick_nanos).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests;
