@@ -502,14 +502,15 @@ impl Cluster {
         .await
     }
 
-    async fn wait<T, F>(
+    async fn wait<T, F, Look>(
         &self,
         what: &'static str,
         deadline: Duration,
         mut look: F,
     ) -> Result<T, StartError>
     where
-        F: AsyncFnMut() -> Result<T, String>,
+        F: FnMut() -> Look,
+        Look: Future<Output = Result<T, String>>,
     {
         let end = Instant::now() + deadline;
         let mut last = "nothing yet".to_owned();

@@ -85,9 +85,11 @@ impl Reservation {
 }
 
 /// Starts again on other ports when a process outside of all beds was faster.
-pub(crate) async fn elsewhere<T>(
-    start: impl AsyncFn() -> Result<T, StartError>,
-) -> Result<T, StartError> {
+pub(crate) async fn elsewhere<T, F, Start>(start: F) -> Result<T, StartError>
+where
+    F: Fn() -> Start,
+    Start: Future<Output = Result<T, StartError>>,
+{
     for _ in 0..2 {
         match start().await {
             Err(error) if error.is_port_taken() => {}

@@ -511,14 +511,15 @@ impl Node {
         }
     }
 
-    async fn wait<F>(
-        &self,
+    async fn wait<'a, F, Look>(
+        &'a self,
         what: &'static str,
         deadline: Duration,
-        mut look: F,
+        look: F,
     ) -> Result<(), StartError>
     where
-        F: AsyncFnMut(&Self) -> Result<Result<(), String>, RedisError>,
+        F: Fn(&'a Self) -> Look,
+        Look: Future<Output = Result<Result<(), String>, RedisError>>,
     {
         let waited = self
             .process

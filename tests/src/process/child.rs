@@ -326,14 +326,15 @@ impl Process {
     /// # Cancel safety
     ///
     /// Safe: nothing is changed.
-    pub async fn wait_until<F>(
+    pub async fn wait_until<F, Look>(
         &self,
         what: &'static str,
         deadline: Duration,
         mut look: F,
     ) -> Result<(), StartError>
     where
-        F: AsyncFnMut() -> Result<(), String>,
+        F: FnMut() -> Look,
+        Look: Future<Output = Result<(), String>>,
     {
         let end = tokio::time::Instant::now() + deadline;
         let mut last = "nothing yet".to_owned();

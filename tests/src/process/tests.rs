@@ -198,3 +198,47 @@ async fn a_directory_closed_to_the_servers_becomes_a_link_to_an_open_one() {
         std::fs::remove_dir_all(link).unwrap();
     }
 }
+
+/// The futures of the bed can be spawned. Never called: it only has to compile.
+#[expect(dead_code, reason = "a check by the compiler")]
+fn every_future_can_be_moved_to_another_thread(
+    process: &'static Process,
+    postgres: &'static crate::postgres::Cluster,
+    patroni: &'static crate::patroni::Cluster,
+    redis: &'static crate::redis::Cluster,
+) {
+    fn movable(_: impl Send) {}
+    // Borrowing from within the future is what asks most of the compiler.
+    let (owned, cluster) = (std::sync::Arc::new(patroni), std::sync::Arc::new(redis));
+    movable(async move {
+        let _ = owned.start_node(0).await;
+        let _ = cluster.nodes[0].start().await;
+        let _ = cluster.wait_master_other_than(0, DEADLINE).await;
+        let _ = owned.wait_healthy(DEADLINE).await;
+        let redis = crate::redis::Redis::single().start().await?;
+        redis.nodes[0].restart().await
+    });
+    movable(process.kill());
+    movable(process.terminate(DEADLINE));
+    movable(process.restart());
+    movable(process.wait_until("up", DEADLINE, async || Ok(())));
+    movable(crate::postgres::Postgres::primary().start());
+    movable(postgres.promote(0));
+    movable(postgres.pause_replay(0));
+    movable(postgres.follow(0, 1));
+    movable(postgres.wait_caught_up(0, DEADLINE));
+    movable(postgres.nodes[0].restart());
+    movable(postgres.nodes[0].client());
+    movable(crate::patroni::Patroni::cluster(3).start());
+    movable(patroni.kill_node(0));
+    movable(patroni.kill_postgres(0));
+    movable(patroni.start_node(0));
+    movable(patroni.leader());
+    movable(patroni.wait_leader_other_than(0, DEADLINE));
+    movable(patroni.wait_healthy(DEADLINE));
+    movable(crate::redis::Redis::sentinel(3).start());
+    movable(redis.master());
+    movable(redis.wait_master_other_than(0, DEADLINE));
+    movable(redis.nodes[0].restart());
+    movable(redis.nodes[0].command::<String>(&::redis::cmd("PING")));
+}
