@@ -348,8 +348,11 @@ impl Store for Tiered {
         if self.is_cache_only() {
             return self.inner.redis.destroy(key).await;
         }
-        self.inner.postgres.destroy(key).await?;
-        self.inner.bury(key).await;
+        if self.inner.postgres.end(key).await? {
+            self.inner.bury(key).await;
+        } else if let Err(error) = self.inner.cache.destroy(key).await {
+            self.inner.cache_failed(key, "sign-out", &error);
+        }
         Ok(())
     }
 

@@ -95,6 +95,13 @@ impl PostgresStore {
         self.execute(PURGE, &[(&limit, Type::INT8)]).await
     }
 
+    /// Ends a session; says whether it was there to be ended.
+    pub(crate) async fn end(&self, key: SessionKey) -> Result<bool, StoreError> {
+        let hash = &key.hash()[..];
+        let ended = self.execute(DESTROY, &[(&hash, Type::BYTEA)]).await?;
+        Ok(ended > 0)
+    }
+
     async fn execute(
         &self,
         statement: &str,
@@ -219,10 +226,7 @@ impl Store for PostgresStore {
     }
 
     async fn destroy(&self, key: SessionKey) -> Result<(), StoreError> {
-        let hash = &key.hash()[..];
-        self.execute(DESTROY, &[(&hash, Type::BYTEA)])
-            .await
-            .map(drop)
+        self.end(key).await.map(drop)
     }
 
     async fn touch(&self, key: SessionKey, expiry: Expiry) -> Result<(), StoreError> {
