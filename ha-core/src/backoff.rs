@@ -50,7 +50,7 @@ impl Backoff {
     pub fn delay(&self, retry: u32, random: u64) -> Duration {
         let ceiling = u64::try_from(self.ceiling(retry).as_nanos()).unwrap_or(u64::MAX);
         // Multiplying and keeping the high half maps the whole range of `random` without the bias of a remainder.
-        let nanos = (u128::from(ceiling) + 1) * u128::from(random) >> 64;
+        let nanos = ((u128::from(ceiling) + 1) * u128::from(random)) >> 64;
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }

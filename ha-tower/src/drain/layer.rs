@@ -1,0 +1,110 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use ha_core::drain::Phase;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::body::CountedBody;
+use super::handle::{Drain, InFlight};
+
+/// Counts requests in flight and asks HTTP/1 clients to reconnect elsewhere while draining. Made by [`Drain::layer`].
+///
+/// A request that passes two of these layers counts once.
+#[derive(Clone, Debug)]
+pub struct DrainLayer {
+    drain: Drain,
+}
+
+impl DrainLayer {
+    pub(super) const fn new(drain: Drain) -> Self {
+        Self { drain }
+    }
+}
+
+impl<S> Layer<S> for DrainLayer {
+    type Service = Counted<S>;
+
+    fn layer(&self, inner: S) -> Counted<S> {
+        Counted {
+            inner,
+            drain: self.drain.clone(),
+        }
+    }
+}
+
+/// The service made by [`DrainLayer`].
+#[derive(Clone, Debug)]
+pub struct Counted<S> {
+    inner: S,
+    drain: Drain,
+}
+
+/// Request extension: an outer layer counts this request already.
+#[derive(Clone, Copy)]
+struct AlreadyCounted;
+
+impl<S, B, R> Service<Request<B>> for Counted<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body,
+{
+    type Response = Response<CountedBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let again = request.extensions_mut().insert(AlreadyCounted).is_some();
+        let http1 = request.version() <= Version::HTTP_11;
+        ResponseFuture {
+            guard: (!again).then(|| self.drain.enter()),
+            drain: http1.then(|| self.drain.clone()),
+            response: self.inner.call(request),
+        }
+    }
+}
+
+pin_project! {
+    /// The response of [`Counted`].
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        response: F,
+        drain: Option<Drain>,
+        guard: Option<InFlight>,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body,
+{
+    type Output = Result<Response<CountedBody<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.response.poll(cx))?;
+        // While not ready, connections still come in: only what stays would hold the drain up.
+        if this
+            .drain
+            .as_ref()
+            .is_some_and(|drain| drain.phase() > Phase::Serving)
+        {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let guard = this.guard.take();
+        Poll::Ready(Ok(response.map(|body| CountedBody::new(body, guard))))
+    }
+}

@@ -1,0 +1,200 @@
+//! One deadline over everything between a request and its response head.
+//!
+//! [`TimeoutLayer`] answers `504` when the head has not come in time, and writes the [`Deadline`] into the request's
+//! extensions, so that what is inside can tell whether one more attempt or a wait still fits. The body is not cut: a
+//! download, an event stream or a WebSocket takes as long as it takes.
+//!
+//! Differences from tower's timeout: the answer is a response (no `HandleErrorLayer` in axum), the deadline is visible
+//! inside, and an outer, earlier deadline wins.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::body::Buffered;
+use crate::problem::Problem;
+
+/// Request extension: when the caller stops waiting for the response head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(pub Instant);
+
+impl Deadline {
+    /// What is left at `now`; zero when the deadline has passed.
+    #[must_use]
+    pub fn remaining(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
+    }
+}
+
+/// Answers `504 Gateway Timeout` when the response head takes longer than the deadline.
+///
+/// Put it outside [`RetryLayer`](crate::retry::RetryLayer): all attempts and the waits between them share the deadline.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeoutLayer {
+    limit: Duration,
+}
+
+impl TimeoutLayer {
+    /// A deadline of `limit` after the call. Zero answers everything with `504` that is not ready at once.
+    #[must_use]
+    pub const fn deadline(limit: Duration) -> Self {
+        Self { limit }
+    }
+}
+
+impl<S> Layer<S> for TimeoutLayer {
+    type Service = Timeout<S>;
+
+    fn layer(&self, inner: S) -> Timeout<S> {
+        Timeout {
+            inner,
+            limit: self.limit,
+        }
+    }
+}
+
+/// The service made by [`TimeoutLayer`].
+#[derive(Clone, Copy, Debug)]
+pub struct Timeout<S> {
+    inner: S,
+    limit: Duration,
+}
+
+impl<S, B, R> Service<Request<B>> for Timeout<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    type Response = Response<Buffered<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let now = Instant::now();
+        let outer = request.extensions().get::<Deadline>().copied();
+        // A limit too far away to be represented is no limit, which is as good as 30 years.
+        let own = now
+            .checked_add(self.limit)
+            .unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30));
+        let deadline = outer.map_or(Deadline(own), |outer| outer.min(Deadline(own)));
+        request.extensions_mut().insert(deadline);
+        ResponseFuture {
+            response: self.inner.call(request),
+            sleep: tokio::time::sleep_until(deadline.0),
+        }
+    }
+}
+
+pin_project! {
+    /// The response of [`Timeout`].
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        response: F,
+        #[pin]
+        sleep: Sleep,
+    }
+}
+
+impl<F, R, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+    R: Body<Data = Bytes>,
+{
+    type Output = Result<Response<Buffered<R>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(result) = this.response.poll(cx) {
+            return Poll::Ready(result.map(|response| response.map(Buffered::stream)));
+        }
+        ready!(this.sleep.poll(cx));
+        Poll::Ready(Ok(Problem::new(StatusCode::GATEWAY_TIMEOUT)
+            .detail("no answer within the deadline")
+            .into_response()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt, Empty, Full};
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+    use crate::problem::LocalReply;
+
+    fn request() -> Request<Empty<Bytes>> {
+        Request::new(Empty::new())
+    }
+
+    async fn answer_after(wait: Duration) -> Result<Response<Full<Bytes>>, Infallible> {
+        tokio::time::sleep(wait).await;
+        Ok(Response::new(Full::from("slow")))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_head_becomes_a_local_504_at_the_deadline() {
+        let started = Instant::now();
+        let service = TimeoutLayer::deadline(Duration::from_secs(2))
+            .layer(service_fn(|_| answer_after(Duration::from_secs(3))));
+        let response = service.oneshot(request()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+        assert!(response.extensions().get::<LocalReply>().is_some());
+        assert_eq!(started.elapsed(), Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_in_time_passes_and_its_body_is_not_cut() {
+        let service = TimeoutLayer::deadline(Duration::from_secs(2))
+            .layer(service_fn(|_| answer_after(Duration::from_secs(1))));
+        let response = service.oneshot(request()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(
+            response.into_body().collect().await.unwrap().to_bytes(),
+            "slow"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_earlier_of_two_deadlines_wins_and_is_seen_inside() {
+        let start = Instant::now();
+        let seen = service_fn(|request: Request<Empty<Bytes>>| async move {
+            let deadline = *request.extensions().get::<Deadline>().unwrap();
+            let mut response = Response::new(Full::from(""));
+            response.extensions_mut().insert(deadline);
+            Ok::<_, Infallible>(response)
+        });
+        for (outer, inner) in [(1, 5), (5, 1)] {
+            let service = TimeoutLayer::deadline(Duration::from_secs(outer))
+                .layer(TimeoutLayer::deadline(Duration::from_secs(inner)).layer(seen));
+            let response = service.oneshot(request()).await.unwrap();
+            let deadline = response.extensions().get::<Deadline>().unwrap();
+            assert_eq!(deadline.remaining(start), Duration::from_secs(1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_beyond_all_time_never_fires() {
+        let service = TimeoutLayer::deadline(Duration::MAX)
+            .layer(service_fn(|_| answer_after(Duration::from_secs(86_400))));
+        assert_eq!(
+            service.oneshot(request()).await.unwrap().status(),
+            StatusCode::OK
+        );
+    }
+}
