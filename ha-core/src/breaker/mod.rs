@@ -125,13 +125,15 @@ const FOREVER: u64 = u64::MAX >> 2;
 /// assert_eq!(breaker.state(later), State::HalfOpen);
 /// # Ok::<(), ha_core::config::ConfigError>(())
 /// ```
+// What the happy path touches stands first and together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Breaker {
     gate: AtomicU64,
     consecutive: AtomicU32,
+    epoch: Instant,
     window: Window,
     config: Config,
-    epoch: Instant,
     slow: Mutex<Slow>,
 }
 

@@ -9,6 +9,7 @@ use ha_core::pick::{Cursor, Draw, Schedule};
 
 use super::flight::{Changes, State};
 use super::policy::{Kind, Policy};
+use super::service::Control;
 use crate::tried::Tried;
 
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub(super) struct Member<S> {
 pub(super) struct Members<S> {
     // Those with a weight come first and are the ones that the draw and the schedule speak of.
     list: Vec<Member<S>>,
+    // The states of those with a weight, in the same order and close together: the pick compares these alone.
+    states: Box<[Arc<State>]>,
     draw: Draw,
     schedule: Schedule,
 }
@@ -38,16 +41,17 @@ impl<S> Members<S> {
         Self {
             draw: Draw::new(weights()),
             schedule: Schedule::new(weights()),
+            states: list
+                .iter()
+                .take(weights().count())
+                .map(|member| member.state.clone())
+                .collect(),
             list,
         }
     }
 
     pub(super) fn all(&self) -> &[Member<S>] {
         &self.list
-    }
-
-    fn pickable(&self) -> &[Member<S>] {
-        &self.list[..self.draw.len()]
     }
 }
 
@@ -56,6 +60,7 @@ impl<S> Members<S> {
 pub(super) struct Shared<S> {
     pub(super) members: ArcSwap<Members<S>>,
     pub(super) changes: Arc<Changes>,
+    pub(super) control: Control,
     policy: Policy,
     cursor: Cursor,
     panic: AtomicBool,
@@ -72,10 +77,16 @@ enum Rank {
 }
 
 impl<S> Shared<S> {
-    pub(super) fn new(members: Members<S>, policy: Policy, changes: Arc<Changes>) -> Self {
+    pub(super) fn new(
+        members: Members<S>,
+        policy: Policy,
+        control: Control,
+        changes: Arc<Changes>,
+    ) -> Self {
         Self {
             members: ArcSwap::from_pointee(members),
             changes,
+            control,
             policy,
             cursor: Cursor::default(),
             panic: AtomicBool::new(false),
@@ -93,9 +104,9 @@ impl<S> Shared<S> {
             && self.changes.dirty.swap(false, Ordering::AcqRel)
         {
             let (mut passing, mut closed) = (0usize, 0usize);
-            for member in members.pickable().iter().filter(|m| m.state.is_healthy()) {
+            for state in members.states.iter().filter(|state| state.is_healthy()) {
                 passing += 1;
-                closed += usize::from(member.state.breaker.is_closed());
+                closed += usize::from(state.breaker.is_closed());
             }
             let panic = closed * 2 < passing;
             if self.panic.swap(panic, Ordering::Relaxed) != panic {
@@ -125,13 +136,13 @@ impl<S> Shared<S> {
         };
         // An empty list of tried endpoints needs no second look.
         let tried = tried.filter(|tried| !tried.is_empty());
-        let fresh = match self.policy.0 {
+        let (index, permit) = match self.policy.0 {
             Kind::RoundRobin => pick.turn(&self.cursor, tried),
             kind => pick.best_of_two(kind, tried, random),
-        };
-        fresh
-            .or_else(|| pick.scan(tried, random))
-            .or_else(|| tried.and_then(|_| pick.scan(None, random)))
+        }
+        .or_else(|| pick.scan(tried, random))
+        .or_else(|| tried.and_then(|_| pick.scan(None, random)))?;
+        Some((&members.list[index], permit))
     }
 }
 
@@ -141,11 +152,16 @@ struct Pick<'a, S> {
     panic: bool,
 }
 
-type Picked<'a, S> = Option<(&'a Member<S>, Option<Permit>)>;
+/// A position in the list, and the leave of its breaker. In panic there may be none.
+type Picked = Option<(usize, Option<Permit>)>;
 
-impl<'a, S> Pick<'a, S> {
-    fn rank(&self, member: &Member<S>, tried: Option<&Tried>) -> Rank {
-        let state = &member.state;
+impl<S> Pick<'_, S> {
+    fn state(&self, index: usize) -> &State {
+        &self.members.states[index]
+    }
+
+    fn rank(&self, index: usize, tried: Option<&Tried>) -> Rank {
+        let state = self.state(index);
         if !state.is_healthy() || tried.is_some_and(|t| t.contains(&state.key)) {
             Rank::Out
         } else if state.breaker.is_closed() {
@@ -159,19 +175,18 @@ impl<'a, S> Pick<'a, S> {
         }
     }
 
-    fn admit(&self, member: &'a Member<S>) -> Picked<'a, S> {
-        match member.state.breaker.try_admit(self.now) {
-            Ok(permit) => Some((member, Some(permit))),
-            Err(_) if self.panic => Some((member, None)),
+    fn admit(&self, index: usize) -> Picked {
+        match self.state(index).breaker.try_admit(self.now) {
+            Ok(permit) => Some((index, Some(permit))),
+            Err(_) if self.panic => Some((index, None)),
             Err(_) => None,
         }
     }
 
-    fn best_of_two(&self, kind: Kind, tried: Option<&Tried>, mut random: u64) -> Picked<'a, S> {
+    fn best_of_two(&self, kind: Kind, tried: Option<&Tried>, mut random: u64) -> Picked {
         for _ in 0..PAIRS {
             let (a, b) = self.members.draw.two(random)?;
-            let a = &self.members.list[a];
-            let Some(b) = b.map(|b| &self.members.list[b]) else {
+            let Some(b) = b else {
                 return match self.rank(a, tried) {
                     Rank::Out => None,
                     _ => self.admit(a),
@@ -185,7 +200,7 @@ impl<'a, S> Pick<'a, S> {
                 (Rank::Open, Rank::Open) => Some(self.cheaper(kind, a, b)),
             };
             // Another thread may have taken the probe since.
-            if let Some(picked) = first.and_then(|member| self.admit(member)) {
+            if let Some(picked) = first.and_then(|index| self.admit(index)) {
                 return Some(picked);
             }
             random = fastrand::u64(..);
@@ -193,24 +208,25 @@ impl<'a, S> Pick<'a, S> {
         None
     }
 
-    fn cheaper(&self, kind: Kind, a: &'a Member<S>, b: &'a Member<S>) -> &'a Member<S> {
-        let cost = |member: &Member<S>| match kind {
-            Kind::LeastRequest => member.state.load.pending_cost(self.now),
-            _ => member.state.load.cost(self.now),
+    fn cheaper(&self, kind: Kind, a: usize, b: usize) -> usize {
+        let cost = |index| match kind {
+            Kind::LeastRequest => self.state(index).load.pending_cost(self.now),
+            _ => self.state(index).load.cost(self.now),
         };
         let (winner, loser) = if cost(b) < cost(a) { (b, a) } else { (a, b) };
-        if loser.state.is_probe_due(self.now) && !winner.state.is_probe_due(self.now) {
+        let due = |index| self.state(index).is_probe_due(self.now);
+        if due(loser) && !due(winner) {
             loser
         } else {
             winner
         }
     }
 
-    fn turn(&self, cursor: &Cursor, tried: Option<&Tried>) -> Picked<'a, S> {
+    fn turn(&self, cursor: &Cursor, tried: Option<&Tried>) -> Picked {
         for _ in 0..self.members.schedule.len() {
-            let member = &self.members.list[self.members.schedule.next(cursor)?];
-            if self.rank(member, tried) != Rank::Out
-                && let Some(picked) = self.admit(member)
+            let index = self.members.schedule.next(cursor)?;
+            if self.rank(index, tried) != Rank::Out
+                && let Some(picked) = self.admit(index)
             {
                 return Some(picked);
             }
@@ -218,14 +234,12 @@ impl<'a, S> Pick<'a, S> {
         None
     }
 
-    fn scan(&self, tried: Option<&Tried>, random: u64) -> Picked<'a, S> {
-        let list = self.members.pickable();
-        let start = (random % list.len().max(1) as u64) as usize;
-        let (before, after) = list.split_at(start);
-        after
-            .iter()
-            .chain(before)
-            .filter(|member| self.rank(member, tried) != Rank::Out)
-            .find_map(|member| self.admit(member))
+    fn scan(&self, tried: Option<&Tried>, random: u64) -> Picked {
+        let n = self.members.states.len();
+        let start = (random % n.max(1) as u64) as usize;
+        (start..n)
+            .chain(0..start)
+            .filter(|index| self.rank(*index, tried) != Rank::Out)
+            .find_map(|index| self.admit(index))
     }
 }

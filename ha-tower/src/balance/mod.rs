@@ -15,8 +15,8 @@
 //!    check is never ignored.
 //! 6. When nothing is left, the answer is [`Error::Unavailable`] at once.
 //!
-//! An endpoint that loses every comparison is still picked about once a second while it is idle, so that it is
-//! noticed when it becomes good again.
+//! An endpoint that loses every comparison is still picked about once a second while it is idle, more rarely the
+//! slower it is, so that it is noticed when it becomes good again.
 //!
 //! `priority` and `locality` of an endpoint are carried along and not looked at yet.
 //!

@@ -109,7 +109,7 @@ impl<Req, Res, E> Protocol<Req, Res, E> for Any {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Http;
 
-impl<B, C, E> Protocol<Request<B>, Response<C>, E> for Http {
+impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Http {
     type Response = Response<Body<C>>;
 
     fn tried<'a>(&self, request: &'a Request<B>) -> Option<&'a Tried> {
@@ -157,12 +157,11 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<B> Body<B> {
+impl<B: http_body::Body> Body<B> {
     pub(crate) fn new(inner: B, in_flight: InFlight) -> Self {
-        Self {
-            inner,
-            in_flight: Some(in_flight),
-        }
+        // Nobody polls a body that says at once that it has ended.
+        let in_flight = (!inner.is_end_stream()).then_some(in_flight);
+        Self { inner, in_flight }
     }
 }
 

@@ -18,13 +18,12 @@ use crate::clock;
 #[derive(Debug)]
 pub struct Balance<S, P = Any> {
     shared: Arc<Shared<S>>,
-    control: Arc<Control>,
     protocol: P,
 }
 
 /// What changing the set needs and the pick does not.
 #[derive(Debug)]
-struct Control {
+pub(super) struct Control {
     breaker: breaker::Config,
     load: load::Config,
     available_at_first: bool,
@@ -35,7 +34,6 @@ impl<S, P: Clone> Clone for Balance<S, P> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
-            control: self.control.clone(),
             protocol: self.protocol.clone(),
         }
     }
@@ -131,8 +129,7 @@ impl<S, P> Builder<S, P> {
         }
         let members = Members::new(members.into_values().collect());
         Ok(Balance {
-            shared: Arc::new(Shared::new(members, self.policy, changes)),
-            control: Arc::new(control),
+            shared: Arc::new(Shared::new(members, self.policy, control, changes)),
             protocol: self.protocol,
         })
     }
@@ -162,6 +159,7 @@ impl<S: Clone, P> Balance<S, P> {
         mut service: impl FnMut(&Endpoint) -> S,
     ) {
         let _one_at_a_time = self
+            .shared
             .control
             .updating
             .lock()
@@ -175,6 +173,7 @@ impl<S: Clone, P> Balance<S, P> {
                 Some(member) => member.state.clone(),
                 // The settings were validated by `build`.
                 None => match self
+                    .shared
                     .control
                     .state(endpoint.key.clone(), &self.shared.changes)
                 {

@@ -141,8 +141,8 @@ async fn an_endpoint_that_becomes_fast_again_is_noticed() {
     let slow = tally(&balance, 1_000, GAP).await;
     assert!(slow["b"] < 20, "{slow:?}");
     fakes[1].latency_millis.store(5, Ordering::Relaxed);
-    // Half a minute of traffic: three times the memory of the estimate.
-    tally(&balance, 6_000, GAP).await;
+    // From 2 s to 5 ms is six times the memory of the estimate: a minute of traffic.
+    tally(&balance, 14_000, GAP).await;
     let later = tally(&balance, 1_000, GAP).await;
     assert!(later["b"] > 300, "{later:?}");
 }
@@ -433,8 +433,8 @@ fn statuses_count_as_documented() {
         if let Some(text) = retry_after {
             response = response.header("retry-after", text);
         }
-        let response = response.body(()).unwrap();
-        let protocol: &dyn Protocol<Request<()>, Response<()>, (), Response = _> = &Http;
+        let response = response.body(String::new()).unwrap();
+        let protocol: &dyn Protocol<Request<()>, Response<String>, (), Response = _> = &Http;
         protocol.classify(Ok(&response))
     };
     for status in [200, 204, 301, 400, 404, 499] {

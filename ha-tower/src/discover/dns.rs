@@ -129,7 +129,7 @@ impl Dns {
 
 impl From<Dns> for Source {
     fn from(dns: Dns) -> Self {
-        Self(Kind::Dns(dns))
+        Self(Kind::Dns(Box::new(dns)))
     }
 }
 

@@ -21,14 +21,14 @@ pub struct Source(Kind);
 enum Kind {
     Fixed(Vec<Endpoint>),
     #[cfg(feature = "dns")]
-    Dns(Dns),
+    Dns(Box<Dns>),
 }
 
 /// What there is to follow.
 pub(crate) enum Follow {
     Once(Vec<Endpoint>),
     #[cfg(feature = "dns")]
-    Dns(dns::Running),
+    Dns(Box<dns::Running>),
 }
 
 impl Source {
@@ -36,7 +36,7 @@ impl Source {
         match self.0 {
             Kind::Fixed(endpoints) => Follow::Once(endpoints),
             #[cfg(feature = "dns")]
-            Kind::Dns(dns) => Follow::Dns(dns.start()),
+            Kind::Dns(dns) => Follow::Dns(Box::new(dns.start())),
         }
     }
 }

@@ -50,8 +50,14 @@ impl Knobs {
 }
 
 impl App {
-    /// Each app has a runtime of its own, so that killing it closes its connections as the death of a process does.
     pub async fn start(name: &'static str) -> Self {
+        Self::start_at(name, ([127, 0, 0, 1], 0).into())
+            .await
+            .unwrap()
+    }
+
+    /// Each app has a runtime of its own, so that killing it closes its connections as the death of a process does.
+    pub async fn start_at(name: &'static str, addr: std::net::SocketAddr) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -73,20 +79,28 @@ impl App {
             )
             .route("/drip", get(drip))
             .with_state(knobs.clone());
-        let listener = runtime
-            .spawn(async { TcpListener::bind("127.0.0.1:0").await.unwrap() })
-            .await
-            .unwrap();
+        let listener = runtime.spawn(TcpListener::bind(addr)).await.unwrap();
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(error) => {
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         let addr = listener.local_addr().unwrap();
         runtime.spawn(async move { axum::serve(listener, router).await });
-        Self {
+        Ok(Self {
             addr,
             ready: knobs.ready,
             frozen: knobs.frozen,
             delay_millis: knobs.delay_millis,
             checks: knobs.checks,
             runtime: Some(runtime),
-        }
+        })
+    }
+
+    pub fn addr(&self) -> std::net::SocketAddr {
+        self.addr
     }
 
     pub fn url(&self) -> String {
