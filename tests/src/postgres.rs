@@ -451,7 +451,7 @@ impl Cluster {
             .await
     }
 
-    /// Returns when every streaming replica of `primary` shows what is on the primary now.
+    /// Returns when every running replica of `primary` shows what is on the primary now.
     ///
     /// # Errors
     ///
@@ -469,7 +469,7 @@ impl Cluster {
             .await
     }
 
-    /// Returns when every streaming replica of `primary` has received and written what is on the primary now, shown or
+    /// Returns when every running replica of `primary` has received and written what is on the primary now, shown or
     /// not.
     ///
     /// # Errors
@@ -499,10 +499,48 @@ impl Cluster {
             .await;
         let row = asked.map_err(StartError::postgres(&node.name, "read the position"))?;
         let lsn: String = row.get(0);
-        let reached = format!(
-            "select coalesce(bool_and({column} >= '{lsn}'), true) from pg_stat_replication"
-        );
-        self.wait_query(primary, what, &reached, deadline).await
+        let reached =
+            format!("select application_name from pg_stat_replication where {column} >= '{lsn}'");
+        node.process
+            .wait_until(what, deadline, async || {
+                // A replica that is just connecting again is not in the view, and must not count as in step.
+                let expected = self
+                    .replicas_of(primary)
+                    .await
+                    .map_err(|error| chain(&error))?;
+                let rows = client
+                    .query(&reached, &[])
+                    .await
+                    .map_err(|error| chain(&error))?;
+                let there: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+                let behind: Vec<_> = expected
+                    .into_iter()
+                    .filter(|name| !there.iter().any(|there| there == name))
+                    .collect();
+                if behind.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("behind: {}", behind.join(", ")))
+                }
+            })
+            .await
+    }
+
+    /// The running nodes that are set up to stream from `primary`.
+    async fn replicas_of(&self, primary: usize) -> Result<Vec<&str>, StartError> {
+        let from = format!("port={}", self.node(primary)?.port);
+        let mut names = Vec::new();
+        for node in self.nodes.iter().filter(|node| node.process.is_running()) {
+            let client = node.client().await?;
+            let query = "select pg_is_in_recovery(), current_setting('primary_conninfo')";
+            let asked = client.query_one(query, &[]).await;
+            let row = asked.map_err(StartError::postgres(&node.name, "ask what it follows"))?;
+            let conninfo: String = row.get(1);
+            if row.get(0) && conninfo.split(' ').any(|word| word == from) {
+                names.push(node.name.as_str());
+            }
+        }
+        Ok(names)
     }
 
     /// Returns when `count` replicas stream from `primary`.

@@ -146,6 +146,12 @@ async fn a_paused_replica_shows_nothing_new_until_it_is_resumed() {
         .wait_flushed(0, DEADLINE)
         .await
         .expect("a paused replica goes on receiving");
+    let short = Duration::from_millis(300);
+    let behind = cluster.wait_caught_up(0, short).await.unwrap_err();
+    assert!(
+        behind.to_string().contains("last seen: behind: postgres-1"),
+        "{behind}"
+    );
     assert_eq!(count(&cluster.nodes[1]).await, 1);
     cluster.resume_replay(1).await.unwrap();
     cluster.wait_caught_up(0, DEADLINE).await.unwrap();
