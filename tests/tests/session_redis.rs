@@ -160,3 +160,36 @@ async fn an_error_says_whether_a_write_may_be_stored() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_copy_never_replaces_a_newer_one_nor_an_end() {
+    let (_redis, connection) = bed().await;
+    let script = |body: &str| {
+        let prelude = include_str!("../../ha-session/src/store/redis/prelude.lua");
+        driver::Script::new(&[prelude, body].concat())
+    };
+    let put = script(include_str!("../../ha-session/src/store/redis/put.lua"));
+    let end = script(include_str!("../../ha-session/src/store/redis/destroy.lua"));
+    let load = script(include_str!("../../ha-session/src/store/redis/load.lua"));
+    let key = "copy";
+    let seen = async || {
+        let parts: Vec<String> = connection.script(&load.key(key)).await.unwrap();
+        (parts[0].clone(), parts[1..].last().unwrap().clone())
+    };
+    for (version, value, shown) in [(5, "five", "five"), (4, "four", "five"), (6, "six", "six")] {
+        let mut call = put.key(key);
+        call.arg(version).arg(60_000).arg(60_000).arg(60_000);
+        call.arg("name").arg(format!("{version}:{value}"));
+        connection.script::<Vec<String>>(&call).await.unwrap();
+        let (view, stored) = seen().await;
+        assert_eq!(view, "live");
+        assert!(stored.ends_with(shown), "{stored} after {value}");
+    }
+    let mut call = end.key(key);
+    call.arg(60_000).arg(1);
+    connection.script::<Vec<String>>(&call).await.unwrap();
+    let mut call = put.key(key);
+    call.arg(u64::MAX >> 12).arg(60_000).arg(60_000).arg(60_000);
+    connection.script::<Vec<String>>(&call).await.unwrap();
+    assert_eq!(seen().await.0, "destroyed");
+}

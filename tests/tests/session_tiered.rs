@@ -216,6 +216,11 @@ async fn a_sign_out_that_redis_missed_is_made_up_for() {
     assert_eq!(copy.text("/get/user").await, "ann");
     bed.redis.nodes[0].kill().await.unwrap();
     client.text("/sign-out").await;
+    let refused = bed.connection.status().not_sent;
+    eventually("redis was tried again in vain", async || {
+        bed.connection.status().not_sent >= refused + 2
+    })
+    .await;
     bed.redis.nodes[0].start().await.unwrap();
     eventually("redis is told", async || {
         copy.text("/get/user").await == "nothing"
