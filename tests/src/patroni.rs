@@ -28,6 +28,8 @@
 //! | `wal_sender_timeout`, `wal_receiver_timeout` | 5 s | a frozen peer is given up |
 //! | `wal_retrieve_retry_interval` | 500 ms | replicas find the new primary fast |
 //!
+//! etcd must still know the v2 API (`--enable-v2`): 3.4 and 3.5 do, 3.6 does not.
+//!
 //! With no replica left Patroni turns synchronous replication off rather than stop the writes
 //! (`synchronous_mode_strict` would stop them): what is acknowledged then is on one node only.
 //!

@@ -13,8 +13,12 @@
 //! # What is installed, and how
 //!
 //! [`ensure`] uses `apt-get` (as root, or through `sudo`) or `brew`. Installing a server must not start it: while
-//! `apt-get` runs, a `policy-rc.d` answers that services stay down; one that is there already is respected. Where
-//! neither package manager can be used, the error names the exact command for a person to run.
+//! `apt-get` runs, a `policy-rc.d` answers that services stay down; one that is there already is respected. Debian's
+//! packages still enable their services for the next boot; on a machine that is booted again, unlike a container or a CI
+//! runner, `systemctl disable --now postgresql patroni etcd redis-server redis-sentinel` undoes that. The bed needs none of
+//! them running.
+//!
+//! Where neither package manager can be used, the error names the exact command for a person to run.
 
 use std::{
     collections::BTreeSet,

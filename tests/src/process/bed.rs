@@ -25,7 +25,8 @@ const MARKER: &str = ".ha-testbed";
 /// Owns a directory and every process that works inside it.
 ///
 /// A cheap handle: the bed ends, with all its processes, when the last handle and the last [`Process`] of it is
-/// dropped, or when the owning program ends in whatever way.
+/// dropped, or when the owning program ends in whatever way. Dropping blocks its thread until all is gone, commonly
+/// some tens of milliseconds.
 #[derive(Debug, Clone)]
 pub struct Bed {
     inner: Arc<Inner>,
