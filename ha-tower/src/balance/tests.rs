@@ -116,6 +116,13 @@ fn set_health(balance: &Balance<Fake, Http>, key: &str, passing: bool) {
     state.set_health(to, passing);
 }
 
+fn never_trips() -> breaker::Config {
+    let mut config = breaker::Config::default();
+    config.consecutive_failures = u32::MAX;
+    config.minimum_calls = u32::MAX;
+    config
+}
+
 const GAP: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
@@ -148,11 +155,27 @@ async fn an_endpoint_that_becomes_fast_again_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fast_failing_endpoint_does_not_attract_traffic() {
+async fn the_slowest_endpoint_still_gets_a_probe_now_and_then() {
+    let fakes = [Fake::new("a", 5), Fake::new("slow", 1_000)];
+    // Twenty seconds. By its decay alone the estimate needs fifty to win a comparison.
+    let tally = tally(&balance(&fakes, P2c::peak_ewma()), 3_300, GAP).await;
+    assert!((2..=5).contains(&tally["slow"]), "{tally:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fast_failing_endpoint_does_not_attract_traffic_even_without_a_breaker() {
     let fakes = [Fake::new("good", 20), Fake::new("bad", 0)];
     fakes[1].broken.store(true, Ordering::Relaxed);
-    let tally = tally(&balance(&fakes, P2c::peak_ewma()), 1_000, GAP).await;
-    assert!(tally["error"] < 30, "{tally:?}");
+    for policy in [P2c::peak_ewma(), P2c::least_request()] {
+        let balance = Balance::builder(fakes.iter().map(Fake::with_endpoint))
+            .policy(policy)
+            .breaker(never_trips())
+            .protocol(Http)
+            .build()
+            .unwrap();
+        let tally = tally(&balance, 1_000, GAP).await;
+        assert!(tally["error"] < 30, "{policy:?}: {tally:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,15 +234,9 @@ async fn an_open_breaker_is_passed_over_and_gets_single_probes_when_its_wait_is_
 #[tokio::test(start_paused = true)]
 async fn without_a_breaker_round_robin_keeps_sending_to_what_fails() {
     let fakes = [Fake::new("a", 1), Fake::new("b", 1), Fake::new("c", 1)];
-    let config = {
-        let mut config = breaker::Config::default();
-        config.consecutive_failures = u32::MAX;
-        config.minimum_calls = u32::MAX;
-        config
-    };
     let balance = Balance::builder(fakes.iter().map(Fake::with_endpoint))
         .policy(RoundRobin)
-        .breaker(config)
+        .breaker(never_trips())
         .protocol(Http)
         .build()
         .unwrap();
