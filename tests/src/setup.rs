@@ -130,7 +130,10 @@ pub enum SetupError {
         command: String,
     },
     /// The package manager could not be run.
-    #[error("{} missing and the installation could not be started; run it by hand: {command}", names(missing))]
+    #[error(
+        "{} missing and the installation could not be started; run it by hand: {command}",
+        names(missing)
+    )]
     Run {
         /// What is missing.
         missing: Vec<Tool>,
@@ -502,7 +505,8 @@ impl Machine {
             return Some(command);
         }
         self.apt.as_ref()?;
-        let mut script: Vec<OsString> = vec!["/bin/sh".into(), "-c".into(), APT.into(), "sh".into()];
+        let mut script: Vec<OsString> =
+            vec!["/bin/sh".into(), "-c".into(), APT.into(), "sh".into()];
         script.extend(packages.into_iter().map(OsString::from));
         let mut command = if self.root {
             Command::new(script.remove(0))
