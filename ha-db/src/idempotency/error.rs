@@ -1,3 +1,5 @@
+use tokio_postgres::error::SqlState;
+
 use crate::postgres;
 
 /// Why a keyed write has no outcome.
@@ -37,10 +39,24 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Busy | Self::CommitUnknown(_) => true,
+            // What is no answer of the server is a broken connection, and before the commit that is a rollback.
+            Self::Database(postgres::Error::Query(error)) if error.as_db_error().is_none() => true,
+            Self::Database(postgres::Error::Query(error)) if is_shutdown(error) => true,
             Self::Database(error) => error.is_unavailable() || error.is_retryable(),
             Self::KeyReused | Self::RolledBack | Self::Format => false,
         }
     }
+}
+
+fn is_shutdown(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| {
+        [
+            &SqlState::ADMIN_SHUTDOWN,
+            &SqlState::CRASH_SHUTDOWN,
+            &SqlState::CANNOT_CONNECT_NOW,
+        ]
+        .contains(&code)
+    })
 }
 
 impl From<postgres::Error> for Error {
