@@ -178,6 +178,7 @@ impl Flight {
         match verdict.outcome {
             Some(Outcome::Success) => state.load.record(elapsed, now),
             Some(_) => state.load.penalize(verdict.retry_after, now),
+            None if verdict.pushed_back => state.load.penalize(verdict.retry_after, now),
             None => {}
         }
         if verdict.unanswered {
@@ -185,6 +186,9 @@ impl Flight {
         }
         match (verdict.outcome, permit) {
             (Some(outcome), permit) => state.settle(permit, outcome, now),
+            (None, Some(permit)) if verdict.pushed_back && permit.is_probe() => {
+                state.settle(Some(permit), Outcome::Success, now);
+            }
             (None, Some(permit)) => state.breaker.release(permit),
             (None, None) => {}
         }

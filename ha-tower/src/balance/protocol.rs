@@ -31,6 +31,7 @@ pub struct Verdict {
     pub(crate) outcome: Option<Outcome>,
     pub(super) retry_after: Option<Duration>,
     pub(super) unanswered: bool,
+    pub(super) pushed_back: bool,
 }
 
 impl Verdict {
@@ -39,6 +40,7 @@ impl Verdict {
             outcome,
             retry_after: None,
             unanswered: false,
+            pushed_back: false,
         }
     }
 
@@ -58,6 +60,16 @@ impl Verdict {
     #[must_use]
     pub const fn overloaded() -> Self {
         Self::of(Some(Outcome::Overloaded))
+    }
+
+    /// The endpoint is well and said on purpose that it cannot serve this request now. Adds to its cost; the breaker counts
+    /// nothing, except that a probe that ends like this has found the endpoint alive.
+    #[must_use]
+    pub const fn pushed_back(retry_after: Duration) -> Self {
+        let mut verdict = Self::of(None);
+        verdict.retry_after = Some(retry_after);
+        verdict.pushed_back = true;
+        verdict
     }
 
     /// Says nothing about the endpoint.
@@ -104,7 +116,8 @@ impl<Req, Res, E> Protocol<Req, Res, E> for Any {
     }
 }
 
-/// HTTP: 5xx and errors are failures, 429 is overload, `Retry-After` is heeded, [`Tried`] is looked for in the
+/// HTTP: 5xx and errors are failures, 429 is overload, `Retry-After` is heeded, a 503 with `Retry-After` is push-back (an
+/// app that cannot write because its database has no primary still serves reads, and a breaker would end those too), [`Tried`] is looked for in the
 /// extensions, and a request is in flight until its response body has ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Http;
@@ -131,6 +144,8 @@ impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Http {
 pub(crate) fn by_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
     if status == StatusCode::TOO_MANY_REQUESTS {
         Verdict::overloaded().retry_after(retry_after(headers))
+    } else if let (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) = (status, retry_after(headers)) {
+        Verdict::pushed_back(wait)
     } else if status.is_server_error() {
         Verdict::failure().retry_after(retry_after(headers))
     } else {

@@ -466,8 +466,12 @@ fn statuses_count_as_documented() {
         Verdict::overloaded().retry_after(seven)
     );
     assert_eq!(
-        verdict(503, Some(" 7 ")),
+        verdict(502, Some(" 7 ")),
         Verdict::failure().retry_after(seven)
+    );
+    assert_eq!(
+        verdict(503, Some("7")),
+        Verdict::pushed_back(Duration::from_secs(7))
     );
     for nonsense in [
         "-1",
@@ -481,5 +485,30 @@ fn statuses_count_as_documented() {
             Verdict::failure(),
             "{nonsense}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_pushes_back_on_purpose_keeps_its_breaker_closed_and_one_that_fails_does_not() {
+    for (retry_after, open) in [(Some("1"), 0), (None, 3)] {
+        let answer = move |_: Request<()>| async move {
+            let mut response = Response::builder().status(503);
+            if let Some(text) = retry_after {
+                response = response.header("retry-after", text);
+            }
+            Ok::<_, BoxError>(response.body(String::new()).unwrap())
+        };
+        let apps = ["a", "b", "c"].map(|key| (endpoint(key), tower::service_fn(answer)));
+        let balance = Balance::builder(apps).protocol(Http).build().unwrap();
+        for _ in 0..300 {
+            drop(balance.clone().oneshot(Request::new(())).await.unwrap());
+            sleep(GAP).await;
+        }
+        let states = balance.states();
+        let opened = states
+            .iter()
+            .filter(|(_, state)| !state.breaker.is_closed())
+            .count();
+        assert_eq!(opened, open, "Retry-After: {retry_after:?}");
     }
 }
