@@ -429,3 +429,6 @@ fn retry_after(answer: &Answer) -> Option<Duration> {
         .ok()?;
     Some(Duration::from_secs(seconds).min(Duration::from_secs(5)))
 }
+
+#[cfg(test)]
+mod tests;
