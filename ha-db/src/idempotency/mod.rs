@@ -24,6 +24,8 @@
 //! | malformed key, two keys, more than 255 characters | `400` |
 //! | body over the cap (1 MiB) | `413` |
 //! | handler answers `5xx`, `408`, `425` or `429`, fails, panics, is cancelled | rolled back, nothing stored; the next try starts afresh |
+//! | no primary, or the connection broke before the commit | `503` with `Retry-After`; nothing was changed |
+//! | an earlier acknowledged write of this client was lost | `503` once, which says so; nothing was changed |
 //! | the connection broke during the commit | `503` with `Retry-After`: the next try finds out |
 //!
 //! # Rules to know

@@ -27,6 +27,10 @@ pub(super) enum Refusal {
     CommitUnknown,
     #[error("the database cannot take writes right now; nothing was changed")]
     Unavailable,
+    #[error(
+        "an earlier write of this client did not survive a failover; this request changed nothing"
+    )]
+    Lost,
     #[error("the request took more than {seconds} s; nothing was changed")]
     SlowHandler { seconds: u64 },
     #[error("the answer has more than {limit} bytes, too many to store; nothing was changed")]
@@ -46,6 +50,7 @@ impl From<Error> for Refusal {
             Error::Busy => Self::Busy,
             Error::CommitUnknown(_) => Self::CommitUnknown,
             Error::RolledBack => Self::RolledBack,
+            Error::Database(error) if error.is_lost() => Self::Lost,
             error if error.is_retryable() => Self::Unavailable,
             Error::Database(_) | Error::Format => Self::Internal,
         }
@@ -60,7 +65,8 @@ impl Refusal {
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Busy => StatusCode::CONFLICT,
-            Self::CommitUnknown | Self::Unavailable | Self::SlowHandler { .. } => {
+            // `Lost` is reported once: the answer brings a token with which the next try is let through.
+            Self::CommitUnknown | Self::Unavailable | Self::Lost | Self::SlowHandler { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::LongAnswer { .. }
