@@ -14,7 +14,7 @@ use super::members::{Member, Members, Shared};
 use super::{Any, Error, Policy, Protocol};
 use crate::clock;
 
-/// One service over many endpoints. See the [module](self).
+/// One service over many endpoints. See the [module](super).
 #[derive(Debug)]
 pub struct Balance<S, P = Any> {
     shared: Arc<Shared<S>>,

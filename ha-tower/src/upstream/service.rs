@@ -18,7 +18,7 @@ use crate::discover::{Follow, Source};
 use crate::health::{Checks, Start};
 use crate::task::Owned;
 
-/// Many endpoints behind one service. See the [module](self).
+/// Many endpoints behind one service. See the [module](super).
 ///
 /// Clones are cheap and share everything. Health checks and discovery run until the last clone is dropped; requests in
 /// flight do not hold them.
