@@ -79,6 +79,8 @@ mod schema;
 mod service;
 mod store;
 
+pub use ha_core::config::ConfigError;
+
 #[cfg(feature = "tower")]
 pub use body::ResponseBody;
 pub use error::Error;
