@@ -195,6 +195,12 @@ fn histories_that_break_a_promise_are_named() {
             (0, 0, 1, 0),
         ),
         (
+            "refused, seen, and gone",
+            &[Invoke("a", "x", 0), Refuse("x"), Read("b", 1, 2, &["x"])],
+            &[],
+            (0, 0, 1, 0),
+        ),
+        (
             "refused and there",
             &[Invoke("a", "x", 0), Refuse("x")],
             &["x"],
