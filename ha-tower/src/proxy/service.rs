@@ -92,6 +92,16 @@ impl<C> ReverseProxy<C> {
     }
 }
 
+#[cfg(test)]
+impl<C> ReverseProxy<C> {
+    pub(super) fn with_client<D>(self, client: D) -> ReverseProxy<D> {
+        ReverseProxy {
+            client,
+            config: self.config,
+        }
+    }
+}
+
 impl<C, B, R> Service<Request<B>> for ReverseProxy<C>
 where
     C: Service<Request<B>, Response = Response<R>> + Clone,
