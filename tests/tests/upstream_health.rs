@@ -3,6 +3,7 @@
 
 mod upstream_app;
 
+use std::io::{Read as _, Write as _};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -272,6 +273,69 @@ async fn a_connection_closed_after_the_request_was_read_does_not_count_as_unsent
         "{error:?}"
     );
     assert!(!error.is_unsent() && !error.is_timeout() && !error.is_connect());
+}
+
+#[test]
+fn a_request_on_a_pooled_connection_that_is_found_closed_first_counts_as_unsent() {
+    // The driver is polled after every task, see below.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .event_interval(1)
+        .build()
+        .unwrap();
+    runtime.block_on(request_meets_a_closed_connection());
+}
+
+async fn request_meets_a_closed_connection() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (close, closing) = std::sync::mpsc::channel();
+    let (done, closed) = std::sync::mpsc::channel();
+    // One connection that answers one request and is closed on command; the port is closed with it.
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            read.push(byte[0]);
+        }
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .unwrap();
+        closing.recv().unwrap();
+        drop((stream, listener));
+        done.send(()).unwrap();
+    });
+    let upstream = Upstream::builder("apps")
+        .discover(discover::fixed([url]).unwrap())
+        .build()
+        .unwrap();
+    let response = call(&upstream, "/").await.unwrap();
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        "ok"
+    );
+    // The connection goes back to the pool in a task of its own.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    close.send(()).unwrap();
+    // Blocks the only thread of this runtime, so that the client cannot notice before it sends.
+    closed.recv().unwrap();
+    // Runs between the call, which hands the request to the connection, and the connection's own task: by then the
+    // driver has seen the end of the stream, and the connection finds it before it takes the request.
+    tokio::spawn(async {});
+    let error = call(&upstream, "/").await.unwrap_err();
+    assert!(matches!(error, upstream::Error::Unsent { .. }), "{error:?}");
+    assert!(error.is_unsent() && !error.is_connect());
+    server.join().unwrap();
+    let endpoint = upstream.endpoints().remove(0);
+    assert_eq!(
+        (endpoint.in_flight, endpoint.penalty_ms),
+        (0, 0.0),
+        "nobody's fault"
+    );
 }
 
 #[tokio::test]
