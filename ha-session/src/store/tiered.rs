@@ -1,7 +1,7 @@
 //! Redis in front of PostgreSQL.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -160,12 +160,20 @@ impl fmt::Debug for Tiered {
 }
 
 impl Inner {
+    /// Whether to pass Redis over: it failed a moment ago, or it failed last and has no master yet.
+    fn skips_redis(&self) -> bool {
+        self.redis_pause.is_on() || (self.redis_pause.failed_last() && self.cache.is_disconnected())
+    }
+
     async fn look(&self, key: SessionKey) -> Option<Cached> {
-        if self.redis_pause.is_on() {
+        if self.skips_redis() {
             return None;
         }
         match self.cache.look(key).await {
-            Ok(cached) => Some(cached),
+            Ok(cached) => {
+                self.redis_pause.succeeded();
+                Some(cached)
+            }
             Err(error) => {
                 self.cache_failed(key, "read", &error);
                 None
@@ -175,7 +183,7 @@ impl Inner {
 
     async fn keep(&self, key: SessionKey, record: &Record) {
         // An id that was rotated away answers for seconds only.
-        if record.superseded || self.redis_pause.is_on() {
+        if record.superseded || self.skips_redis() {
             return;
         }
         if let Err(error) = self.cache.put(key, record).await {
@@ -186,7 +194,7 @@ impl Inner {
     /// Drops the copy of an id that was rotated away. Should that fail, it shows the values from before the rotation
     /// until it is checked again, and PostgreSQL takes no writes under it.
     async fn forget(&self, key: SessionKey) {
-        if self.redis_pause.is_on() {
+        if self.skips_redis() {
             return;
         }
         if let Err(error) = self.cache.forget(key).await {
@@ -361,7 +369,7 @@ impl Store for Tiered {
             return self.inner.redis.touch(key, expiry).await;
         }
         let inner = &self.inner;
-        if !inner.redis_pause.is_on()
+        if !inner.skips_redis()
             && let Err(error) = inner.cache.touch(key, expiry).await
         {
             inner.cache_failed(key, "touch", &error);
@@ -398,6 +406,7 @@ struct Pause {
     origin: Instant,
     length: Duration,
     until_ms: AtomicU64,
+    failed: AtomicBool,
 }
 
 impl Pause {
@@ -406,6 +415,7 @@ impl Pause {
             origin: Instant::now(),
             length,
             until_ms: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
         }
     }
 
@@ -420,5 +430,14 @@ impl Pause {
     fn start(&self) {
         let until = self.now_ms() + millis(self.length);
         self.until_ms.fetch_max(until, Ordering::Relaxed);
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    fn succeeded(&self) {
+        self.failed.store(false, Ordering::Relaxed);
+    }
+
+    fn failed_last(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
     }
 }

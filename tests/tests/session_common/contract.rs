@@ -79,7 +79,7 @@ fn expected(patch: &Patch, seen: Option<&Record>) -> BTreeMap<String, Version> {
 }
 
 /// Drives `store` and the memory store through `steps` random steps and compares every outcome.
-pub async fn same_as_memory(store: impl Store, seed: u64, steps: usize) {
+pub(crate) async fn same_as_memory(store: impl Store, seed: u64, steps: usize) {
     let rng = &mut fastrand::Rng::with_seed(seed);
     let memory = MemoryStore::new();
     let mut sessions: Vec<SessionKey> = Vec::new();
@@ -158,7 +158,7 @@ async fn both(
 }
 
 /// A session ends on the store's own clock, after being idle and in any case after its whole life.
-pub async fn expires(store: impl Store) {
+pub(crate) async fn expires(store: impl Store) {
     let rng = &mut fastrand::Rng::new();
     let short = Expiry::new(Duration::from_secs(1), Duration::from_secs(3)).unwrap();
     let (idle, used) = (key(rng, [1, 2]), key(rng, [3, 4]));

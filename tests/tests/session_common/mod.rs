@@ -1,8 +1,8 @@
 //! An app with sessions, a browser for it, the checks that every store must pass, and a naive store that must not.
 #![allow(dead_code)]
 
-pub mod contract;
-pub mod naive;
+pub(crate) mod contract;
+pub(crate) mod naive;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +22,15 @@ use tower::ServiceExt;
 
 type Answer<T> = Result<T, SessionError>;
 
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-pub fn keys() -> KeyRing {
+pub(crate) fn keys() -> KeyRing {
     Key::from_bytes(&[1; 32]).unwrap().into()
 }
 
 /// Where a slow handler waits.
 #[derive(Clone, Default)]
-pub struct Gate {
+pub(crate) struct Gate {
     arrived: Arc<Notify>,
     go: Arc<Notify>,
 }
@@ -88,14 +88,14 @@ fn routes(gate: Gate) -> Router {
 
 /// A browser: keeps the cookie that it was given.
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     app: Router,
     gate: Gate,
-    pub cookie: Option<String>,
+    pub(crate) cookie: Option<String>,
 }
 
 impl Client {
-    pub fn new(store: impl Store) -> Self {
+    pub(crate) fn new(store: impl Store) -> Self {
         let gate = Gate::default();
         Self {
             app: routes(gate.clone()).layer(SessionLayer::new(store, keys())),
@@ -113,7 +113,7 @@ impl Client {
     }
 
     /// Sends a request and says how it was answered and with what text.
-    pub async fn send(&mut self, path: &str) -> (StatusCode, String) {
+    pub(crate) async fn send(&mut self, path: &str) -> (StatusCode, String) {
         let answer = self.app.clone().oneshot(self.request(path)).await.unwrap();
         self.take_cookie(&answer);
         let status = answer.status();
@@ -131,14 +131,14 @@ impl Client {
         self.cookie = (!value.is_empty()).then(|| value.to_owned());
     }
 
-    pub async fn text(&mut self, path: &str) -> String {
+    pub(crate) async fn text(&mut self, path: &str) -> String {
         let (status, text) = self.send(path).await;
         assert_eq!(status, StatusCode::OK, "{path}: {text}");
         text
     }
 
     /// Asks again as long as the answer is 503, as a browser app does.
-    pub async fn patient(&mut self, path: &str) -> String {
+    pub(crate) async fn patient(&mut self, path: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let (status, text) = self.send(path).await;
@@ -152,7 +152,7 @@ impl Client {
     }
 
     /// Asserts the answer when nothing is known: 503, and the cookie stays.
-    pub async fn assert_unknown(&mut self, path: &str) {
+    pub(crate) async fn assert_unknown(&mut self, path: &str) {
         let cookie = self.cookie.clone();
         let (status, text) = self.send(path).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}: {text}");
@@ -161,7 +161,7 @@ impl Client {
 }
 
 /// How many of 100 concurrent changes of different names are missing afterwards.
-pub async fn lost_in_a_merge(store: impl Store) -> usize {
+pub(crate) async fn lost_in_a_merge(store: impl Store) -> usize {
     let mut client = Client::new(store);
     client.text("/set/user/ann").await;
     let mut requests = JoinSet::new();
@@ -180,7 +180,7 @@ pub async fn lost_in_a_merge(store: impl Store) -> usize {
 }
 
 /// What a slow request that ends after the sign-out is told, and whether it brought the session back.
-pub async fn slow_request_after_sign_out(store: impl Store) -> (StatusCode, bool) {
+pub(crate) async fn slow_request_after_sign_out(store: impl Store) -> (StatusCode, bool) {
     let mut client = Client::new(store);
     client.text("/set/user/ann").await;
     let mut copy = client.clone();
@@ -195,7 +195,7 @@ pub async fn slow_request_after_sign_out(store: impl Store) -> (StatusCode, bool
 }
 
 /// Whether somebody who planted an id is signed in after its user signed in.
-pub async fn planted_id_is_signed_in(store: impl Store) -> bool {
+pub(crate) async fn planted_id_is_signed_in(store: impl Store) -> bool {
     let mut mallory = Client::new(store);
     mallory.text("/set/cart/1").await;
     let mut victim = mallory.clone();
@@ -206,7 +206,7 @@ pub async fn planted_id_is_signed_in(store: impl Store) -> bool {
 }
 
 /// Waits until `done` says so.
-pub async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !done().await {
         assert!(Instant::now() < deadline, "never: {what}");

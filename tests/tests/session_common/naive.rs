@@ -12,8 +12,8 @@ use ha_session::{
 type Blob = BTreeMap<String, Vec<u8>>;
 
 #[derive(Clone)]
-pub struct WholeBlob {
-    pub connection: Connection,
+pub(crate) struct WholeBlob {
+    pub(crate) connection: Connection,
 }
 
 impl WholeBlob {

@@ -93,6 +93,11 @@ impl RedisStore {
         }
     }
 
+    /// Whether no master is connected right now, so that commands would only wait.
+    pub(crate) fn is_disconnected(&self) -> bool {
+        self.connection.status().master.is_none()
+    }
+
     fn key(&self, key: &SessionKey) -> String {
         let [high, low] = key.tag();
         format!("{}:{{{high:02x}{low:02x}}}:{key}", self.prefix)
