@@ -73,7 +73,8 @@ impl Causal {
     /// # Cancel safety
     /// Nothing is lost: call it again.
     pub async fn settle(&self) -> Option<Token> {
-        self.quiet(|state| state.writes == 0 && state.reads == 0).await;
+        self.quiet(|state| state.writes == 0 && state.reads == 0)
+            .await;
         self.token()
     }
 
@@ -142,7 +143,12 @@ impl Causal {
         } else {
             state.reads += 1;
         }
-        Unsettled { causal: self.clone(), system_id, write, position: None }
+        Unsettled {
+            causal: self.clone(),
+            system_id,
+            write,
+            position: None,
+        }
     }
 }
 
@@ -174,7 +180,11 @@ impl Unsettled {
 
     /// Nothing needs to be remembered.
     pub(crate) fn nothing(mut self) {
-        self.position = Some(Token::at(self.system_id, Position::default(), Position::default()));
+        self.position = Some(Token::at(
+            self.system_id,
+            Position::default(),
+            Position::default(),
+        ));
     }
 }
 

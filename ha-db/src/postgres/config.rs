@@ -280,12 +280,17 @@ impl Builder {
             if nodes.iter().any(|(other, _)| other == name) {
                 return Err(ConfigError::DuplicateNode { name: name.clone() });
             }
-            let mut config: tokio_postgres::Config = conninfo
-                .parse()
-                .map_err(|source| ConfigError::Conninfo { name: name.clone(), source })?;
+            let mut config: tokio_postgres::Config =
+                conninfo.parse().map_err(|source| ConfigError::Conninfo {
+                    name: name.clone(),
+                    source,
+                })?;
             let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
             if hosts != 1 {
-                return Err(ConfigError::Hosts { name: name.clone(), hosts });
+                return Err(ConfigError::Hosts {
+                    name: name.clone(),
+                    hosts,
+                });
             }
             if config.get_application_name().is_none() {
                 config.application_name("ha-db");
@@ -315,7 +320,10 @@ mod tests {
             (Builder::default(), "no node: at least one is needed"),
             (good().node("a", "host=b"), "node \"a\" is given twice"),
             (good().node("", "host=b"), "a node has an empty name"),
-            (good().node("b", "host=b port=x"), "connection string of node \"b\" is not valid"),
+            (
+                good().node("b", "host=b port=x"),
+                "connection string of node \"b\" is not valid",
+            ),
             (
                 good().node("b", "user=x"),
                 "connection string of node \"b\" names 0 hosts, a node is exactly one",
@@ -324,11 +332,23 @@ mod tests {
                 good().node("b", "host=x,y"),
                 "connection string of node \"b\" names 2 hosts, a node is exactly one",
             ),
-            (good().max_lag(zero), "max_lag is 0ns, it must be more than zero"),
-            (good().probe_interval(zero), "probe_interval is 0ns, it must be more than zero"),
-            (good().probe_timeout(zero), "probe_timeout is 0ns, it must be more than zero"),
+            (
+                good().max_lag(zero),
+                "max_lag is 0ns, it must be more than zero",
+            ),
+            (
+                good().probe_interval(zero),
+                "probe_interval is 0ns, it must be more than zero",
+            ),
+            (
+                good().probe_timeout(zero),
+                "probe_timeout is 0ns, it must be more than zero",
+            ),
             (good().pool_size(0), "pool_size is 0, it must be at least 1"),
-            (good().fallback_reads(0), "fallback_reads is 0, it must be at least 1"),
+            (
+                good().fallback_reads(0),
+                "fallback_reads is 0, it must be at least 1",
+            ),
             (
                 good().max_lag(Duration::from_millis(50)),
                 "max_lag is 50ms, it must be at least probe_interval which is 100ms",

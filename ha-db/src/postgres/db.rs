@@ -1,50 +1,323 @@
-//! A router seen by one client.
-use std::time::Duration;
+//! A router as one client sees it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::causal::Served;
+use super::conn::{Lease, STAND, Stand};
+use super::history::{Cover, covers};
+use super::lsn::Position;
+use super::status::Role;
+use super::topology::View;
 use super::{Causal, Conn, Error, Router, Token, Transaction};
+
+/// Between two looks at a replica that is catching up.
+const POLL: Duration = Duration::from_micros(500);
 
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Consistency {
-    /// Any state of the past.
+    /// Any state of the past, from a replica within `max_lag` if there is one.
     Eventual,
-    /// At most this far behind the primary.
+    /// At most this far behind the primary. Less than a probe interval can only be met by the primary.
     Bounded(Duration),
-    /// Everything this client has written, and nothing older than it has seen.
+    /// Everything that this client has written, and nothing older than it has seen.
     #[default]
     ReadYourWrites,
     /// The primary.
     Strong,
 }
 
-/// A router seen by one client.
+/// A router as one client sees it: reads show what the client has written. Clones share the client's context.
 #[derive(Debug, Clone)]
-pub struct Db { router: Router, causal: Causal }
+pub struct Db {
+    router: Router,
+    causal: Causal,
+}
 
 impl Db {
-    pub(crate) fn new(router: Router, causal: Causal) -> Self { Self { router, causal } }
+    pub(crate) fn new(router: Router, causal: Causal) -> Self {
+        Self { router, causal }
+    }
+
     /// The router.
     #[must_use]
-    pub fn router(&self) -> &Router { &self.router }
-    /// The context.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// The client's context.
     #[must_use]
-    pub fn causal(&self) -> &Causal { &self.causal }
-    /// The token, settled.
-    pub async fn token(&self) -> Option<Token> { self.causal.settle().await }
-    /// Read-your-writes.
+    pub fn causal(&self) -> &Causal {
+        &self.causal
+    }
+
+    /// The client's token, once everything that was given back is accounted for ([`Causal::settle`]).
+    pub async fn token(&self) -> Option<Token> {
+        self.causal.settle().await
+    }
+
+    /// A connection for a read that shows everything this client has written ([`Consistency::ReadYourWrites`]).
+    ///
     /// # Errors
-    /// [`Error`]
-    pub async fn read(&self) -> Result<Conn, Error> { self.read_with(Consistency::ReadYourWrites).await }
+    /// As [`Db::read_with`].
+    ///
+    /// # Cancel safety
+    /// As [`Router::read`].
+    pub async fn read(&self) -> Result<Conn, Error> {
+        self.read_with(Consistency::ReadYourWrites).await
+    }
+
+    /// A connection for a read: a replica that is known to be fresh enough, else one that becomes so within `replica_wait`, else
+    /// the primary (at most `fallback_reads` at a time). While there is no primary, replicas too far behind to be preferred serve
+    /// what they can prove.
+    ///
     /// # Errors
-    /// [`Error`]
-    /// Read.
-    pub async fn read_with(&self, _consistency: Consistency) -> Result<Conn, Error> { self.router.read().await }
-    /// Autocommit.
+    /// [`Error::Lost`] once when an acknowledged write of this client is gone. [`Error::NoReplica`],
+    /// [`Error::NoPrimary`], [`Error::Pool`], [`Error::NotSent`]: nothing was sent.
+    ///
+    /// # Cancel safety
+    /// As [`Router::read`].
+    pub async fn read_with(&self, consistency: Consistency) -> Result<Conn, Error> {
+        if let Some(unit) = self.causal.unit() {
+            return unit.lock().await.map(Conn::of_unit);
+        }
+        self.causal.settle_writes().await;
+        let token = self.admit().await?;
+        let own = matches!(consistency, Consistency::ReadYourWrites);
+        let need = token
+            .filter(|_| own)
+            .map(|token| token.need())
+            .unwrap_or_default();
+        let primary_only = own && token.is_some_and(|token| token.is_primary_only());
+        if consistency != Consistency::Strong && !primary_only {
+            if let Some(conn) = self.replica(consistency, need).await? {
+                return Ok(conn);
+            }
+        }
+        self.from_primary(consistency, need, primary_only).await
+    }
+
+    /// A connection to the primary, each statement a transaction of its own. Waits up to `write_wait` for a primary.
+    ///
     /// # Errors
-    /// [`Error`]
-    pub async fn write(&self) -> Result<Conn, Error> { self.router.write().await }
-    /// A transaction.
+    /// As [`Router::write`], and [`Error::Lost`] as [`Db::read_with`].
+    ///
+    /// # Cancel safety
+    /// As [`Router::read`].
+    pub async fn write(&self) -> Result<Conn, Error> {
+        if let Some(unit) = self.causal.unit() {
+            return unit.lock().await.map(Conn::of_unit);
+        }
+        let token = self.admit().await?;
+        let needed = token.map_or(0, |token| token.need().timeline);
+        let (index, object) = self.router.core.primary(needed).await?;
+        Ok(Conn::pooled(Lease::new(
+            &self.router,
+            index,
+            object,
+            Some(self.causal.clone()),
+            true,
+        )))
+    }
+
+    /// A transaction on the primary; inside a unit of work, a savepoint of its transaction.
+    ///
     /// # Errors
-    /// [`Error`]
-    pub async fn transaction(&self) -> Result<Transaction, Error> { self.router.transaction().await }
+    /// As [`Router::transaction`], and [`Error::Lost`] as [`Db::read_with`].
+    ///
+    /// # Cancel safety
+    /// As [`Router::read`].
+    pub async fn transaction(&self) -> Result<Transaction, Error> {
+        if let Some(unit) = self.causal.unit() {
+            return Transaction::nested(unit.lock().await?).await;
+        }
+        self.admit().await?;
+        Transaction::begin(&self.router, Some(&self.causal)).await
+    }
+
+    /// Checks the client's token against what is known. One that says nothing about this cluster is replaced, a lost write is
+    /// reported once.
+    pub(crate) async fn admit(&self) -> Result<Option<Token>, Error> {
+        let Some(token) = self.causal.token() else {
+            return Ok(None);
+        };
+        let view = self.router.core.view.load_full();
+        if token.need().timeline > view.timeline {
+            // Somebody has seen a promotion that we have not.
+            self.router.core.kick();
+        }
+        let here = || {
+            let tip = Position {
+                timeline: view.timeline,
+                lsn: view.tip,
+            };
+            Token::at(view.system_id.unwrap_or(0), Position::default(), tip)
+        };
+        match self.router.core.check(&view, &token) {
+            Ok(()) => Ok(Some(token)),
+            Err(error @ (Error::ForeignToken { .. } | Error::ImplausibleToken { .. })) => {
+                tracing::warn!(%error, "token ignored");
+                self.causal.replace(here());
+                Ok(None)
+            }
+            Err(error) => {
+                self.causal.replace(here());
+                Err(error)
+            }
+        }
+    }
+
+    async fn replica(
+        &self,
+        consistency: Consistency,
+        need: Position,
+    ) -> Result<Option<Conn>, Error> {
+        let core = &self.router.core;
+        let view = core.view.load_full();
+        let sticky = self.causal.last_read();
+        let mut candidates: Vec<usize> = (0..view.nodes.len())
+            .filter(|index| {
+                let node = &view.nodes[*index];
+                let fresh = match consistency {
+                    Consistency::Bounded(bound) => node
+                        .fresh_at
+                        .is_some_and(|at| Instant::now().saturating_duration_since(at) <= bound),
+                    // Without a primary nobody can tell the lag, and a proof is a proof.
+                    _ => !node.ejected || view.primary.is_err(),
+                };
+                node.role == Role::Replica && fresh
+            })
+            .collect();
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let turn = core.turn.fetch_add(1, Ordering::Relaxed) % candidates.len();
+        candidates.rotate_left(turn);
+        if let Some(at) = candidates.iter().position(|index| {
+            sticky
+                == Some(Served {
+                    node: *index,
+                    generation: view.nodes[*index].generation,
+                })
+        }) {
+            // Within one request the same replica never goes back.
+            candidates[..=at].rotate_right(1);
+        } else if matches!(consistency, Consistency::ReadYourWrites)
+            && self.causal.has_unsettled_reads()
+        {
+            self.causal.settle().await;
+        }
+        for index in &candidates {
+            if self.proven(&view, *index, need) {
+                match core.checkout(*index, Duration::ZERO).await {
+                    Ok(object) => return Ok(Some(self.lend(&view, *index, object))),
+                    Err(error) => tracing::debug!(%error, "replica passed over"),
+                }
+            }
+        }
+        self.await_replica(&view, candidates[0], need).await
+    }
+
+    fn proven(&self, view: &View, index: usize, need: Position) -> bool {
+        view.nodes[index]
+            .replayed()
+            .is_some_and(|at| covers(need, at, view.history.as_deref()) == Cover::Yes)
+    }
+
+    fn lend(&self, view: &View, index: usize, object: super::pool::Object) -> Conn {
+        let generation = view.nodes[index].generation;
+        self.causal.set_last_read(Served {
+            node: index,
+            generation,
+        });
+        Conn::pooled(Lease::new(
+            &self.router,
+            index,
+            object,
+            Some(self.causal.clone()),
+            false,
+        ))
+    }
+
+    /// Waits for one replica to catch up: a statement of its own, before the read takes its snapshot.
+    async fn await_replica(
+        &self,
+        view: &View,
+        index: usize,
+        need: Position,
+    ) -> Result<Option<Conn>, Error> {
+        let core = &self.router.core;
+        let waiting = async {
+            let object = core
+                .checkout(index, core.settings.replica_wait)
+                .await
+                .ok()?;
+            loop {
+                let answer = object.client.simple_query(STAND).await.ok()?;
+                let stand = Stand::read(&answer, view.nodes[index].timeline)?;
+                match covers(need, stand.position, core.view.load().history.as_deref()) {
+                    Cover::Yes => return Some((object, stand)),
+                    Cover::NotYet => tokio::time::sleep(POLL).await,
+                    Cover::Lost(_) | Cover::Unprovable => return None,
+                }
+            }
+        };
+        let Ok(Some((object, stand))) = timeout(core.settings.replica_wait, waiting).await else {
+            return Ok(None);
+        };
+        let node = &view.nodes[index];
+        if node.timeline == Some(stand.position.timeline) && object.generation == node.generation {
+            node.proof.fetch_max(stand.position.lsn.0, Ordering::AcqRel);
+        }
+        Ok(Some(self.lend(view, index, object)))
+    }
+
+    async fn from_primary(
+        &self,
+        consistency: Consistency,
+        need: Position,
+        primary_only: bool,
+    ) -> Result<Conn, Error> {
+        let core = &self.router.core;
+        let end = tokio::time::Instant::now() + core.settings.write_wait;
+        let chosen = consistency == Consistency::Strong;
+        let permit = if chosen {
+            None
+        } else {
+            let waiting = Arc::clone(&core.fallback).acquire_owned();
+            match timeout(core.settings.pool_wait, waiting).await {
+                Ok(Ok(permit)) => Some(permit),
+                _ => return Err(Error::NoReplica),
+            }
+        };
+        loop {
+            let view = core.view.load_full();
+            if view.primary.is_ok() || chosen || primary_only {
+                let (index, object) = core.primary(need.timeline).await?;
+                let lease = Lease::new(
+                    &self.router,
+                    index,
+                    object,
+                    Some(self.causal.clone()),
+                    false,
+                );
+                return Ok(Conn::pooled(lease.with_permit(permit)));
+            }
+            let mut changes = core.subscribe();
+            if tokio::time::timeout_at(end, changes.changed())
+                .await
+                .is_err()
+            {
+                return Err(Error::NoReplica);
+            }
+            if let Some(conn) = self.replica(consistency, need).await? {
+                return Ok(conn);
+            }
+        }
+    }
 }

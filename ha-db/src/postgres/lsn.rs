@@ -33,24 +33,22 @@ impl FromStr for Lsn {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let half = |part: &str| {
-            let plain = (1..=8).contains(&part.len())
-                && part.bytes().all(|byte| byte.is_ascii_hexdigit());
-            plain
-                .then(|| u64::from_str_radix(part, 16).ok())
-                .flatten()
+            let plain =
+                (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+            plain.then(|| u64::from_str_radix(part, 16).ok()).flatten()
         };
         text.split_once('/')
             .and_then(|(high, low)| Some(Self(half(high)? << 32 | half(low)?)))
-            .ok_or_else(|| ParseLsnError { text: text.chars().take(32).collect() })
+            .ok_or_else(|| ParseLsnError {
+                text: text.chars().take(32).collect(),
+            })
     }
 }
 
 /// A log position together with the timeline it lies on.
 ///
 /// Positions order by timeline first: what a promoted primary writes comes after everything of the timeline before.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize)]
 pub struct Position {
     /// The timeline; every promotion starts a new one, and numbers only grow.
     pub timeline: u32,
@@ -79,8 +77,14 @@ mod tests {
 
     #[test]
     fn a_higher_timeline_comes_after_a_higher_position() {
-        let old = Position { timeline: 1, lsn: Lsn(900) };
-        let new = Position { timeline: 2, lsn: Lsn(100) };
+        let old = Position {
+            timeline: 1,
+            lsn: Lsn(900),
+        };
+        let new = Position {
+            timeline: 2,
+            lsn: Lsn(100),
+        };
         assert!(new > old);
     }
 }

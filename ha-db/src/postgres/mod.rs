@@ -5,10 +5,15 @@ mod config;
 mod conn;
 mod db;
 mod error;
+mod history;
+mod lag;
 mod lsn;
+mod pool;
+mod probe;
 mod router;
 mod status;
 mod token;
+mod topology;
 mod transaction;
 mod unit;
 

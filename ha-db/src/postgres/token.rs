@@ -56,13 +56,21 @@ impl Token {
         Self {
             system_id,
             written: Position { timeline, lsn },
-            seen: Position { timeline: 0, lsn: Lsn(0) },
+            seen: Position {
+                timeline: 0,
+                lsn: Lsn(0),
+            },
             primary_only: false,
         }
     }
 
     pub(crate) const fn at(system_id: u64, written: Position, seen: Position) -> Self {
-        Self { system_id, written, seen, primary_only: false }
+        Self {
+            system_id,
+            written,
+            seen,
+            primary_only: false,
+        }
     }
 
     pub(crate) const fn with_primary_only(mut self, primary_only: bool) -> Self {
@@ -161,12 +169,21 @@ impl Token {
         let mut take = |n: usize| {
             let (head, tail) = rest.split_at(n);
             rest = tail;
-            head.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
+            head.iter()
+                .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
         };
         let system_id = take(8);
-        let mut position = || Position { timeline: take(4) as u32, lsn: Lsn(take(8)) };
+        let mut position = || Position {
+            timeline: take(4) as u32,
+            lsn: Lsn(take(8)),
+        };
         let (written, seen) = (position(), position());
-        Ok(Self { system_id, written, seen, primary_only: take(1) != 0 })
+        Ok(Self {
+            system_id,
+            written,
+            seen,
+            primary_only: take(1) != 0,
+        })
     }
 }
 
@@ -195,8 +212,14 @@ mod tests {
     #[test]
     fn another_key_is_told_from_noise() {
         let text = Token::new(42, 3, Lsn(1)).sign(&keys(1));
-        assert_eq!(Token::verify(&text, &keys(2)), Err(TokenError::BadSignature));
-        assert_eq!(Token::verify("nonsense", &keys(2)), Err(TokenError::Malformed { len: 8 }));
+        assert_eq!(
+            Token::verify(&text, &keys(2)),
+            Err(TokenError::BadSignature)
+        );
+        assert_eq!(
+            Token::verify("nonsense", &keys(2)),
+            Err(TokenError::Malformed { len: 8 })
+        );
     }
 
     #[test]

@@ -1,29 +1,180 @@
-//! A unit of work.
+//! One outer transaction around everything that a request does.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use super::conn::Lease;
+use super::transaction::{begin, commit};
 use super::{Causal, Error, Router, Token};
+
+/// The connection of a unit, used by one at a time.
 #[derive(Debug)]
-pub(crate) struct Shared {}
-/// One outer transaction.
-#[derive(Debug)]
-pub struct Unit { client: tokio_postgres::Client }
-impl Unit {
-    /// Begins.
-    /// # Errors
-    /// [`Error`]
-    pub async fn begin(_router: &Router, _causal: &Causal) -> Result<Self, Error> { Err(Error::NoReplica) }
-    /// The connection, while nobody else uses it.
-    /// # Errors
-    /// [`Error`]
-    pub async fn client(&self) -> Result<UnitClient<'_>, Error> { Ok(UnitClient(&self.client)) }
-    /// Commits.
-    /// # Errors
-    /// [`Error`]
-    pub async fn commit(self) -> Result<Token, Error> { Err(Error::NoReplica) }
-    /// Rolls back.
-    /// # Errors
-    /// [`Error`]
-    pub async fn rollback(self) -> Result<(), Error> { Err(Error::NoReplica) }
+pub(crate) struct Shared {
+    lease: Arc<Mutex<Lease>>,
+    limit: std::time::Duration,
 }
-/// The connection of a [`Unit`].
+
+impl Shared {
+    pub(crate) async fn lock(&self) -> Result<OwnedMutexGuard<Lease>, Error> {
+        let limit = self.limit;
+        timeout(limit, Arc::clone(&self.lease).lock_owned())
+            .await
+            .map_err(|_| Error::Timeout {
+                what: "waiting for the unit's connection",
+                limit,
+            })
+    }
+}
+
+/// One outer transaction on the primary. While it lives, every [`Db`](super::Db) of the same [`Causal`] works inside it:
+/// transactions become savepoints, reads and writes use its connection. Dropped without [`Unit::commit`], it is rolled back.
 #[derive(Debug)]
-pub struct UnitClient<'a>(&'a tokio_postgres::Client);
-impl std::ops::Deref for UnitClient<'_> { type Target = tokio_postgres::Client; fn deref(&self) -> &Self::Target { self.0 } }
+pub struct Unit {
+    shared: Option<Arc<Shared>>,
+    causal: Causal,
+}
+
+impl Unit {
+    /// Begins, waiting up to `write_wait` for a primary.
+    ///
+    /// # Errors
+    /// As [`Router::transaction`].
+    ///
+    /// # Cancel safety
+    /// Nothing is begun.
+    pub async fn begin(router: &Router, causal: &Causal) -> Result<Self, Error> {
+        router.db(causal.clone()).admit().await?;
+        let lease = begin(router, Some(causal)).await?;
+        let shared = Arc::new(Shared {
+            lease: Arc::new(Mutex::new(lease)),
+            limit: router.core.settings.pool_wait,
+        });
+        causal.set_unit(Some(Arc::clone(&shared)));
+        Ok(Self {
+            shared: Some(shared),
+            causal: causal.clone(),
+        })
+    }
+
+    /// The unit's connection, while nobody else uses it.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when somebody holds it for longer than `pool_wait`.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn client(&self) -> Result<UnitClient<'_>, Error> {
+        match &self.shared {
+            Some(shared) => Ok(UnitClient {
+                guard: shared.lock().await?,
+                _unit: self,
+            }),
+            None => unreachable!("a unit is used only before it ends"),
+        }
+    }
+
+    /// Commits, once nobody uses the connection any more.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`](super::Transaction::commit); [`Error::Timeout`] when somebody keeps the connection: it is
+    /// rolled back.
+    ///
+    /// # Cancel safety
+    /// As [`Transaction::commit`](super::Transaction::commit).
+    pub async fn commit(mut self) -> Result<Token, Error> {
+        match self.take().await? {
+            Some(lease) => commit(lease).await,
+            None => Err(Error::Timeout {
+                what: "ending the unit",
+                limit: std::time::Duration::ZERO,
+            }),
+        }
+    }
+
+    /// Rolls back; the connection is reused after the server has confirmed that.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when somebody keeps the connection; it is rolled back when that one lets go.
+    ///
+    /// # Cancel safety
+    /// Rolled back all the same.
+    pub async fn rollback(mut self) -> Result<(), Error> {
+        if let Some(lease) = self.take().await? {
+            let limit = lease.core().settings.commit_timeout;
+            match timeout(limit, lease.client().batch_execute("ROLLBACK")).await {
+                Ok(Ok(())) => lease.give_back_clean(),
+                Ok(Err(error)) => {
+                    lease.discard();
+                    return Err(Error::Query(error));
+                }
+                Err(_) => {
+                    lease.discard();
+                    return Err(Error::Timeout {
+                        what: "ROLLBACK",
+                        limit,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the connection out, after the last user.
+    async fn take(&mut self) -> Result<Option<Lease>, Error> {
+        let Some(shared) = self.shared.take() else {
+            return Ok(None);
+        };
+        self.causal.set_unit(None);
+        let guard = shared.lock().await;
+        match guard {
+            Ok(guard) => {
+                drop(guard);
+                let mutex = match Arc::try_unwrap(shared) {
+                    Ok(shared) => shared.lease,
+                    Err(shared) => Arc::clone(&shared.lease),
+                };
+                // A user that has just cloned the handle still holds a count for an instant.
+                Ok(Arc::try_unwrap(mutex).ok().map(Mutex::into_inner))
+            }
+            Err(error) => {
+                abandon(&shared);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Rolls back as soon as the connection is free.
+fn abandon(shared: &Arc<Shared>) {
+    let lease = Arc::clone(&shared.lease);
+    // Whoever holds it drops it last; the lease then finds itself inside a transaction and is closed.
+    drop(lease);
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            self.causal.set_unit(None);
+            abandon(&shared);
+        }
+    }
+}
+
+/// The connection of a [`Unit`], for one user at a time: dereferences to the [`Client`].
+#[derive(Debug)]
+pub struct UnitClient<'a> {
+    guard: OwnedMutexGuard<Lease>,
+    _unit: &'a Unit,
+}
+
+impl Deref for UnitClient<'_> {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.guard.client()
+    }
+}
