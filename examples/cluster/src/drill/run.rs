@@ -267,10 +267,10 @@ impl<'a> Drill<'a> {
     async fn heal(&self, hit: &Hit) -> Option<Instant> {
         let mut failed_over = None;
         loop {
-            let now = Instant::now();
-            if failed_over.is_none() && self.failed_over(hit).await {
-                failed_over = Some(Instant::now());
+            if failed_over.is_none() {
+                failed_over = self.failed_over(hit).await;
             }
+            let now = Instant::now();
             let disturbed = self.ledger.last_disturbed(now).filter(|at| *at > hit.at);
             let healed = failed_over.map(|at| disturbed.unwrap_or(hit.at).max(at));
             if let Some(healed) =
@@ -292,14 +292,16 @@ impl<'a> Drill<'a> {
         }
     }
 
-    /// Whether somebody has the role of what was hit; at once where there is no such role.
-    async fn failed_over(&self, hit: &Hit) -> bool {
+    /// Since when somebody else has the role of what was hit; where there is no such role, since it was hit.
+    async fn failed_over(&self, hit: &Hit) -> Option<Instant> {
         let holder = match hit.fault {
             Fault::PrimaryKilled | Fault::PrimaryFrozen => self.cluster.primary().await,
             Fault::RedisMasterKilled => self.cluster.redis_master().await,
-            _ => return hit.at.elapsed() > LOOK,
+            _ => return Some(hit.at),
         };
-        holder.is_some_and(|holder| !hit.parts.contains(&holder))
+        holder
+            .filter(|holder| !hit.parts.contains(holder))
+            .map(|_| Instant::now())
     }
 
     /// Keeps the fault up for a while, with what makes it worse.
