@@ -9,7 +9,6 @@ use axum::middleware;
 use axum::response::Response;
 use axum::routing::get;
 use clap::Args as ClapArgs;
-use ha_tower::drain::{self, Drain};
 use ha_tower::proxy::ReverseProxy;
 use ha_tower::retry::RetryLayer;
 use ha_tower::timeout::TimeoutLayer;
@@ -97,7 +96,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         )),
         None => None,
     };
-    let drain = Drain::default();
+    let drain = serve::drain()?;
     let proxy = if args.without.contains(&Defence::Retry) {
         let client = ServiceBuilder::new()
             .layer(TimeoutLayer::deadline(DEADLINE))

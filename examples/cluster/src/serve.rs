@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use ha_tower::drain::{self, Drain};
@@ -32,12 +33,25 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The settings of draining make no sense.
+    #[error("draining cannot be set up")]
+    Drain(#[from] drain::ConfigError),
     /// Signals cannot be waited for.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
     /// The server failed.
     #[error("the server failed")]
     Server(#[source] io::Error),
+}
+
+/// How long new requests are still taken after the readiness is gone: until a load balancer in front has missed two checks.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long requests under way get to finish, that time included.
+const FINISH: Duration = Duration::from_secs(10);
+
+pub(crate) fn drain() -> Result<Drain, Error> {
+    Ok(Drain::builder().settle(SETTLE).deadline(FINISH).build()?)
 }
 
 pub(crate) async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, Error> {

@@ -205,10 +205,10 @@ pub(super) async fn add(
     }
     let tx = db.transaction().await?;
     let node = node_header(tx.node());
-    let insert = tx.query_one(
-        "insert into notes (owner, text) values ($1, $2) returning id",
-        &[&user, &text],
-    );
+    let insert = async {
+        let statement = "insert into notes (owner, text) values ($1, $2) returning id";
+        tx.query_one(statement, &[&user, &text]).await
+    };
     let row = timeout(STATEMENT, insert).await.map_err(Failure::slow)??;
     let id: i64 = row.try_get(0)?;
     tx.commit().await?;
@@ -236,10 +236,10 @@ pub(super) async fn list(
 
 async fn read_notes(db: &Db, consistency: Consistency, user: &str) -> Result<Response, Failure> {
     let conn = db.read_with(consistency).await?;
-    let query = conn.query(
-        "select id, text from notes where owner = $1 order by id",
-        &[&user],
-    );
+    let query = async {
+        let statement = "select id, text from notes where owner = $1 order by id";
+        conn.query(statement, &[&user]).await
+    };
     let rows = timeout(STATEMENT, query).await.map_err(Failure::slow)??;
     let notes = rows
         .iter()

@@ -29,7 +29,7 @@ use ha_db::idempotency::{self, IdempotencyLayer};
 use ha_db::postgres::{self, Consistency};
 use ha_db::redis;
 use ha_session::{Level, PostgresStore, RedisStore, SessionLayer, Tiered};
-use ha_tower::drain::Drain;
+use ha_tower::drain::{Drain, Phase};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::json;
 
@@ -181,7 +181,7 @@ impl App {
     /// every app out would end the reads too, which the replicas can still serve.
     fn unready(&self) -> Option<&'static str> {
         use postgres::Role::{Primary, Replica};
-        if self.0.drain.is_draining() {
+        if self.0.drain.phase() != Phase::Serving {
             return Some("draining");
         }
         if self.fault() != Fault::None {
@@ -243,7 +243,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         Some(address) => Some(serve::bind("--admin", address).await?),
         None => None,
     };
-    let drain = Drain::default();
+    let drain = serve::drain()?;
     let app = App(Arc::new(Inner {
         name: args.name,
         router,

@@ -200,16 +200,14 @@ impl Cluster {
     /// When a process cannot be ended. The rest is ended nevertheless.
     pub async fn shutdown(&self) -> Result<(), Error> {
         let mut failed = Ok(());
-        for group in [&self.edges, &self.apps] {
-            let mut ending = Vec::with_capacity(group.len());
-            for Own { process, .. } in group {
-                // A stopped process would let the whole grace pass before it sees the signal.
-                let _ = process.thaw();
-                ending.push(process.terminate(GRACE));
-            }
-            for result in join_all(ending).await {
-                failed = failed.and(result.map_err(Error::from));
-            }
+        let mut ending = Vec::new();
+        for Own { process, .. } in self.edges.iter().chain(&self.apps) {
+            // A stopped process would let the whole grace pass before it sees the signal.
+            let _ = process.thaw();
+            ending.push(process.terminate(GRACE));
+        }
+        for result in join_all(ending).await {
+            failed = failed.and(result.map_err(Error::from));
         }
         for part in self
             .shape

@@ -1,0 +1,417 @@
+//! The cluster as a visitor meets it: `up`, requests through both edges, a part killed, Ctrl-C; and `up` after a crash.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use ha_cluster::leftover;
+use ha_cluster::status::{RunState, Status};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Far more than it takes, because a loaded machine is no reason to fail.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A supervisor that is ended with the test, however the test ends.
+struct Up {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    dir: String,
+}
+
+impl Up {
+    fn start(dir: &str, args: &[&str]) -> Self {
+        let mut child = command(dir, &["up"])
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                eprintln!("up: {line}");
+                if send.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            child,
+            lines,
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// Waits for a line that contains this.
+    #[track_caller]
+    fn says(&self, needle: &str) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line.contains(needle) => return,
+                Ok(_) => {}
+                Err(error) => panic!("`up` did not say {needle:?}: {error}"),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> std::process::ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "`up` does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+            let _ = self.child.wait();
+        }
+        let _ = command(&self.dir, &["down"]).output();
+    }
+}
+
+fn command(dir: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ha-cluster"));
+    command.args(args).args(["--dir", dir]);
+    command
+}
+
+fn status(dir: &str) -> Status {
+    let output = command(dir, &["status", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[track_caller]
+fn refused(output: &Output, needle: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains(needle), "should say {needle:?}: {text}");
+}
+
+/// A client with cookies, as a browser has.
+#[derive(Default)]
+struct Browser {
+    cookies: BTreeMap<String, String>,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}
+
+impl Browser {
+    fn send(
+        &mut self,
+        to: SocketAddr,
+        method: &str,
+        path: &str,
+        form: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let cookies: Vec<_> = self
+            .cookies
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost:{}\r\nconnection: close\r\n",
+            to.port()
+        );
+        head += &format!(
+            "content-length: {}\r\ncontent-type: application/x-www-form-urlencoded\r\n",
+            form.len()
+        );
+        if !cookies.is_empty() {
+            head += &format!("cookie: {}\r\n", cookies.join("; "));
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        write!(stream, "{head}\r\n{form}").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        for line in head.lines() {
+            if let Some(("set-cookie", value)) = line.split_once(": ") {
+                let (name, value) = value.split(';').next().unwrap().split_once('=').unwrap();
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        Answer {
+            status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+            head: head.to_owned(),
+            body: body.to_owned(),
+        }
+    }
+
+    /// Sends until it is answered with this status: during a failover the answer is "try again".
+    #[track_caller]
+    fn expect(
+        &mut self,
+        status: u16,
+        to: SocketAddr,
+        method: &str,
+        path: &str,
+        form: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let end = Instant::now() + Duration::from_secs(40);
+        loop {
+            let answer = self.send(to, method, path, form, headers);
+            if answer.status == status {
+                return answer;
+            }
+            assert!(
+                answer.status == 503 && Instant::now() < end,
+                "{method} {path}: {} instead of {status}: {}",
+                answer.status,
+                answer.body
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+/// Every process that works in the cluster's directories, and the supervisor.
+fn processes(status: &Status, up: &Up) -> Vec<u32> {
+    status
+        .parts
+        .iter()
+        .filter_map(|part| part.pid)
+        .chain([up.child.id()])
+        .collect()
+}
+
+#[track_caller]
+fn assert_nothing_left(dir: &str, beds: &[PathBuf], pids: &[u32], addresses: &[String]) {
+    assert_eq!(leftover::find(beds), [0; 0], "processes work in {dir}");
+    for pid in pids {
+        assert!(!leftover::is_alive(*pid), "process {pid} is alive");
+    }
+    for address in addresses {
+        TcpListener::bind(address)
+            .unwrap_or_else(|error| panic!("{address} is still taken: {error}"));
+    }
+    let left: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["lock"]);
+    assert!(beds.iter().skip(1).all(|bed| !bed.exists()), "{beds:?}");
+}
+
+/// The cluster's directory and the ones that it links to.
+fn beds(dir: &str) -> Vec<PathBuf> {
+    let inside = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let links = inside
+        .filter(|path| path.is_symlink())
+        .map(|path| std::fs::canonicalize(path).unwrap());
+    [Path::new(dir).to_owned()]
+        .into_iter()
+        .chain(links)
+        .collect()
+}
+
+#[test]
+fn up_serves_through_both_edges_survives_a_kill_and_leaves_nothing_after_ctrl_c() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("cluster").to_str().unwrap().to_owned();
+    let mut up = Up::start(&dir, &[]);
+    up.says("Ctrl-C here");
+
+    let status_before = status(&dir);
+    assert!(
+        status_before
+            .parts
+            .iter()
+            .all(|part| part.state == RunState::Running),
+        "{status_before}"
+    );
+    assert_eq!(status_before.edges.len(), 2);
+    let (first, second) = (status_before.edges[0], status_before.edges[1]);
+    let role = |status: &Status, role: &str| {
+        status
+            .parts
+            .iter()
+            .filter(|part| part.role.as_deref() == Some(role))
+            .count()
+    };
+    assert_eq!(role(&status_before, "primary"), 1, "{status_before}");
+    assert_eq!(role(&status_before, "master"), 1, "{status_before}");
+    assert_eq!(role(&status_before, "sync"), 1, "{status_before}");
+    assert_eq!(role(&status_before, "3/3 apps"), 2, "{status_before}");
+
+    // A second one is told what runs.
+    let again = command(&dir, &["up"]).output().unwrap();
+    refused(&again, "already running");
+    refused(&again, "sentinel-3");
+    refused(
+        &command(&dir, &["kill", "app-9"]).output().unwrap(),
+        "app-1, app-2, app-3, pg-1",
+    );
+    refused(
+        &command(&dir, &["start", "app-1"]).output().unwrap(),
+        "running already",
+    );
+    refused(
+        &command(&dir, &["logs", "app-9"]).output().unwrap(),
+        "app-1, app-2, app-3, pg-1",
+    );
+
+    // What one edge took is read through the other.
+    let mut ada = Browser::default();
+    let signed_out = ada.send(first, "GET", "/notes", "", &[]);
+    assert_eq!(signed_out.status, 401);
+    let signed_in = ada.expect(200, first, "POST", "/sign-in", "user=ada", &[]);
+    assert_eq!(signed_in.header("x-ha-edge"), Some("edge-1"));
+    let key = [("idempotency-key", "the-first")];
+    let added = ada.expect(201, second, "POST", "/notes", "text=hello", &key);
+    assert_eq!(added.header("x-ha-edge"), Some("edge-2"));
+    assert!(added.header("x-ha-app").unwrap().starts_with("app-"));
+    let primary = status_before
+        .parts
+        .iter()
+        .find(|part| part.role.as_deref() == Some("primary"))
+        .unwrap();
+    assert_eq!(added.header("x-ha-db-node"), Some(primary.name.as_str()));
+    let replayed = ada.expect(201, first, "POST", "/notes", "text=hello", &key);
+    assert_eq!(replayed.body, added.body);
+    let notes = ada.expect(200, first, "GET", "/notes", "", &[]);
+    assert_eq!(notes.body.matches("hello").count(), 1, "{}", notes.body);
+    let me = ada.expect(200, second, "GET", "/whoami", "", &[]);
+    assert!(me.body.contains("\"user\":\"ada\""), "{}", me.body);
+
+    // Somebody else with the same key gets an answer of their own.
+    let mut eve = Browser::default();
+    eve.expect(200, first, "POST", "/sign-in", "user=eve", &[]);
+    let other = eve.expect(201, first, "POST", "/notes", "text=hello", &key);
+    assert_ne!(other.body, added.body);
+
+    // The primary dies; the note stays, and new ones are taken again.
+    let killed = command(&dir, &["kill", &primary.name]).output().unwrap();
+    assert!(killed.status.success(), "{killed:?}");
+    let read = ada.send(first, "GET", "/notes", "", &[]);
+    assert_eq!(
+        (read.status, read.body.matches("hello").count()),
+        (200, 1),
+        "{}",
+        read.body
+    );
+    ada.expect(
+        201,
+        second,
+        "POST",
+        "/notes",
+        "text=after",
+        &[("idempotency-key", "the-second")],
+    );
+    let notes = ada.expect(200, first, "GET", "/notes", "", &[]);
+    assert_eq!(notes.body.matches("after").count(), 1, "{}", notes.body);
+    let after = status(&dir);
+    assert_eq!(after.part(&primary.name).unwrap().state, RunState::Dead);
+    refused(
+        &command(&dir, &["kill", &primary.name]).output().unwrap(),
+        "dead already",
+    );
+
+    // A frozen part is seen as such and goes on.
+    assert!(
+        command(&dir, &["stop", "app-2"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    assert_eq!(status(&dir).part("app-2").unwrap().state, RunState::Frozen);
+    assert!(
+        command(&dir, &["start", "app-2"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    assert_eq!(status(&dir).part("app-2").unwrap().state, RunState::Running);
+
+    let logs = command(&dir, &["logs", "app-1", "-n", "5"])
+        .output()
+        .unwrap();
+    assert!(logs.status.success() && !logs.stdout.is_empty());
+
+    let now = status(&dir);
+    let (pids, beds) = (processes(&now, &up), beds(&dir));
+    let addresses: Vec<_> = now.parts.iter().map(|part| part.address.clone()).collect();
+    up.signal(Signal::INT);
+    assert!(up.wait().success());
+    assert_nothing_left(&dir, &beds, &pids, &addresses);
+}
+
+#[test]
+fn after_a_crash_of_the_supervisor_up_starts_and_down_ends() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("cluster").to_str().unwrap().to_owned();
+    let small = ["--apps", "1", "--edges", "1", "--replicas", "0"];
+    let mut first = Up::start(&dir, &small);
+    first.says("Ctrl-C here");
+    let (old, old_beds) = (status(&dir), beds(&dir));
+    first.signal(Signal::KILL);
+    first.wait();
+    refused(
+        &command(&dir, &["status"]).output().unwrap(),
+        "did not end properly",
+    );
+
+    let mut second = Up::start(&dir, &small);
+    second.says("cleaned up");
+    assert!(leftover::find(&old_beds[1..]).is_empty());
+    second.says("Ctrl-C here");
+    for part in &old.parts {
+        assert!(
+            !part.pid.is_some_and(leftover::is_alive),
+            "{} of the crashed run is alive",
+            part.name
+        );
+    }
+    let now = status(&dir);
+    let (pids, beds) = (processes(&now, &second), beds(&dir));
+    let addresses: Vec<_> = now.parts.iter().map(|part| part.address.clone()).collect();
+    let down = command(&dir, &["down"]).output().unwrap();
+    assert!(down.status.success(), "{down:?}");
+    assert!(second.wait().success());
+    assert_nothing_left(&dir, &beds, &pids, &addresses);
+}
