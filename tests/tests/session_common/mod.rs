@@ -58,6 +58,21 @@ fn routes(gate: Gate) -> Router {
             ),
         )
         .route(
+            "/held/{count}",
+            get(
+                async |session: Session, Path(count): Path<u32>| -> Answer<String> {
+                    let mut held = Vec::new();
+                    for n in 0..count {
+                        let name = n.to_string();
+                        if session.get::<String>(&name).await?.is_some() {
+                            held.push(name);
+                        }
+                    }
+                    Ok(held.join(","))
+                },
+            ),
+        )
+        .route(
             "/sign-in/{user}",
             get(
                 async |session: Session, Path(user): Path<String>| -> Answer<&'static str> {
