@@ -581,7 +581,7 @@ async fn the_last_handle_takes_its_links_and_tasks_along() {
     let cluster = Redis::single().start().await.unwrap();
     let links = async || -> usize {
         let list: String = cluster.nodes[0]
-            .command(&cmd("CLIENT").arg("LIST"))
+            .command(cmd("CLIENT").arg("LIST"))
             .await
             .unwrap();
         list.lines().count()
