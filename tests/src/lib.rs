@@ -79,3 +79,8 @@ pub mod redis;
 
 #[cfg(feature = "servers")]
 pub use error::StartError;
+
+/// The examples of the workspace's README, compiled here because this package sees every crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -171,11 +171,25 @@ impl Error {
                 | Self::Pool { .. }
                 | Self::Timeout { .. }
         ) || self.is_unknown()
+            || matches!(self, Self::Query(error) if is_disconnect(error))
     }
 
     /// Whether an acknowledged write of this client is gone.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self, Self::Lost { .. })
+    }
+}
+
+/// The connection ended under the query, or the server said that it is about to end or to begin.
+fn is_disconnect(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        // Connection exceptions and operator intervention.
+        Some(code) => matches!(code.code().get(..2), Some("08" | "57")),
+        None => {
+            error.is_closed()
+                || std::error::Error::source(error)
+                    .is_some_and(|cause| cause.is::<std::io::Error>())
+        }
     }
 }

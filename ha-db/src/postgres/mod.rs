@@ -1,5 +1,7 @@
 //! A router over one PostgreSQL primary and its streaming replicas.
 
+#[cfg(feature = "axum")]
+mod answer;
 mod causal;
 mod config;
 mod conn;
