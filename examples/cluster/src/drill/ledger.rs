@@ -65,6 +65,8 @@ pub(crate) struct Tally {
     pub(crate) end: Option<Instant>,
     pub(crate) fault: Option<Instant>,
     pub(crate) healed: Option<Instant>,
+    /// When what was broken was started again.
+    pub(crate) restored: Option<Instant>,
     pub(crate) requests: u64,
     pub(crate) retried: u64,
     pub(crate) acknowledged: u64,
@@ -84,6 +86,7 @@ impl Tally {
             end: None,
             fault: None,
             healed: None,
+            restored: None,
             requests: 0,
             retried: 0,
             acknowledged: 0,

@@ -200,7 +200,7 @@ fn millis(duration: Duration) -> u64 {
 fn count(index: usize, tally: &Tally, closed: &Closed) -> Row {
     let end = tally.end.unwrap_or(tally.start);
     let fault = tally.fault.unwrap_or(end);
-    let healed = tally.healed.unwrap_or(end);
+    let restored = tally.restored.unwrap_or(end);
     let between = |from: Instant, to: Instant| closed.latency(index, from, to).into();
     let all = Latency::from(closed.all_latencies(index));
     Row {
@@ -224,9 +224,9 @@ fn count(index: usize, tally: &Tally, closed: &Closed) -> Row {
         phantoms: 0,
         unkeyed_writes_unknown: tally.count(Trouble::Unknown),
         before: between(tally.start, fault),
-        during: between(fault, healed),
+        during: between(fault, restored),
         // An operation may end after the phase it began in.
-        after: between(healed, end + Duration::from_secs(3600)),
+        after: between(restored, end + Duration::from_secs(3600)),
         broken: Vec::new(),
     }
 }

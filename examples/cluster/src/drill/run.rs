@@ -227,7 +227,8 @@ impl<'a> Drill<'a> {
             _ => {
                 self.newcomers().await;
                 hit.at = Instant::now();
-                self.say(&format!("  {names} is killed"));
+                let verb = if hit.parts.len() > 1 { "are" } else { "is" };
+                self.say(&format!("  {names} {verb} killed"));
                 for name in &hit.parts {
                     self.kill(name).await?;
                 }
@@ -318,6 +319,8 @@ impl<'a> Drill<'a> {
     }
 
     async fn restore(&self, hit: &Hit) -> Result<(), Error> {
+        self.ledger
+            .current(|tally| tally.restored = Some(Instant::now()));
         let names = hit.parts.join(" and ");
         for name in &hit.parts {
             match hit.fault {
@@ -325,7 +328,8 @@ impl<'a> Drill<'a> {
                 _ => self.start(name).await?,
             }
         }
-        self.say(&format!("  {names} is back"));
+        let verb = if hit.parts.len() > 1 { "are" } else { "is" };
+        self.say(&format!("  {names} {verb} back"));
         let began = Instant::now();
         match self.cluster.healed(self.pace.whole_deadline).await {
             Ok(()) => {
