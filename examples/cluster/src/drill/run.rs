@@ -186,6 +186,7 @@ impl<'a> Drill<'a> {
             fault: phase.fault,
             parts,
             at: Instant::now(),
+            last: Instant::now(),
         };
         let names = hit.parts.join(" and ");
         match phase.fault {
@@ -234,6 +235,7 @@ impl<'a> Drill<'a> {
                 }
             }
         }
+        hit.last = Instant::now();
         self.ledger.current(|tally| tally.fault = Some(hit.at));
         Ok(hit)
     }
@@ -274,12 +276,12 @@ impl<'a> Drill<'a> {
             let now = Instant::now();
             let disturbed = self.ledger.last_disturbed(now).filter(|at| *at > hit.at);
             let healed = failed_over.map(|at| disturbed.unwrap_or(hit.at).max(at));
-            if let Some(healed) =
-                healed.filter(|healed| now.saturating_duration_since(*healed) >= self.pace.quiet)
-            {
+            if let Some(healed) = healed.filter(|healed| {
+                now.saturating_duration_since((*healed).max(hit.last)) >= self.pace.quiet
+            }) {
                 return Some(healed);
             }
-            if now - hit.at > self.pace.heal_deadline {
+            if now - hit.last > self.pace.heal_deadline {
                 self.blame(match failed_over {
                     None => format!("nobody took over within {:?}", self.pace.heal_deadline),
                     Some(_) => format!(
@@ -314,7 +316,7 @@ impl<'a> Drill<'a> {
                 self.replay_late(name).await?;
             }
         }
-        sleep(self.pace.hold.saturating_sub(hit.at.elapsed())).await;
+        sleep(self.pace.hold.saturating_sub(hit.last.elapsed())).await;
         Ok(())
     }
 
@@ -455,4 +457,6 @@ struct Hit {
     fault: Fault,
     parts: Vec<String>,
     at: Instant,
+    /// When the last blow fell: an app is unready first and wrong later.
+    last: Instant,
 }
