@@ -28,14 +28,6 @@ pub enum Error {
     /// Every port of the default range is taken.
     #[error("ports {DEFAULT} to {} are all taken; choose one with --port", DEFAULT + TRIES - 1)]
     NoneFree,
-    /// The system refuses loopback ports altogether.
-    #[error("cannot listen on {address}")]
-    Refused {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
 }
 
 /// The loopback address of edge `index` (from 0): `127.0.0.1`, then `::1`, so that the name `localhost` lists both as two A
@@ -53,84 +45,57 @@ pub fn has_ipv6() -> bool {
     TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// Addresses for the edges, all with one port: `port`, or the first free one from [`DEFAULT`] on.
+/// The edges' addresses, taken until this is dropped: many seconds pass between choosing a port and the first edge, and
+/// another program must not get it meanwhile.
+#[derive(Debug)]
+pub struct Held {
+    listeners: Vec<TcpListener>,
+}
+
+impl Held {
+    /// Lets go, for the edges to listen there.
+    pub fn release(self) -> Vec<SocketAddr> {
+        self.addresses()
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .collect()
+    }
+}
+
+/// Takes one port on the addresses of all edges: `port`, or the first free one from [`DEFAULT`] on.
 ///
 /// # Errors
 /// [`Error::Taken`] names the port that was asked for; [`Error::NoneFree`] when none was.
-pub fn edges(count: usize, port: Option<u16>) -> Result<Vec<SocketAddr>, Error> {
+pub fn edges(count: usize, port: Option<u16>) -> Result<Held, Error> {
+    match port {
+        Some(port) => hold(count, port),
+        None => (DEFAULT..DEFAULT + TRIES)
+            .find_map(|port| hold(count, port).ok())
+            .ok_or(Error::NoneFree),
+    }
+}
+
+/// Takes this port on the addresses of all edges.
+///
+/// # Errors
+/// [`Error::Taken`].
+pub fn hold(count: usize, port: u16) -> Result<Held, Error> {
     let ipv6 = has_ipv6();
-    let addresses: Vec<IpAddr> = (0..count).map(|i| edge_address(i, ipv6)).collect();
-    let with = |port| {
-        addresses
-            .iter()
-            .map(|&ip| SocketAddr::new(ip, port))
-            .collect()
-    };
-    if let Some(port) = port {
-        return match first_taken(&addresses, port) {
-            None => Ok(with(port)),
-            Some((address, source)) => Err(Error::Taken {
+    let listeners = (0..count)
+        .map(|index| {
+            let address = edge_address(index, ipv6);
+            TcpListener::bind((address, port)).map_err(|source| Error::Taken {
                 port,
                 address,
                 source,
-            }),
-        };
-    }
-    (DEFAULT..DEFAULT + TRIES)
-        .find(|&port| first_taken(&addresses, port).is_none())
-        .map(with)
-        .ok_or(Error::NoneFree)
-}
-
-/// Addresses for the edges of a cluster nobody types the address of: one random free port.
-///
-/// # Errors
-/// [`Error::NoneFree`].
-pub fn any_edges(count: usize) -> Result<Vec<SocketAddr>, Error> {
-    let ipv6 = has_ipv6();
-    let addresses: Vec<IpAddr> = (0..count).map(|i| edge_address(i, ipv6)).collect();
-    random_ports()
-        .find(|&port| first_taken(&addresses, port).is_none())
-        .map(|port| {
-            addresses
-                .iter()
-                .map(|&ip| SocketAddr::new(ip, port))
-                .collect()
+            })
         })
-        .ok_or(Error::NoneFree)
-}
-
-fn first_taken(addresses: &[IpAddr], port: u16) -> Option<(IpAddr, io::Error)> {
-    addresses
-        .iter()
-        .find_map(|&ip| TcpListener::bind((ip, port)).err().map(|e| (ip, e)))
-}
-
-/// Ports below the range from which the system takes the local ends of outgoing connections: a part that is killed and
-/// started again later must find its port still free.
-fn random_ports() -> impl Iterator<Item = u16> {
-    std::iter::repeat_with(|| fastrand::u16(20_000..32_000)).take(500)
-}
-
-/// `count` free loopback addresses.
-///
-/// # Errors
-/// [`Error::NoneFree`].
-pub fn loopback(count: usize) -> Result<Vec<SocketAddr>, Error> {
-    let mut held = Vec::with_capacity(count);
-    for port in random_ports() {
-        if held.len() == count {
-            break;
-        }
-        held.extend(TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
-    }
-    if held.len() < count {
-        return Err(Error::NoneFree);
-    }
-    Ok(held
-        .iter()
-        .filter_map(|listener| listener.local_addr().ok())
-        .collect())
+        .collect::<Result<_, _>>()?;
+    Ok(Held { listeners })
 }
 
 #[cfg(test)]
@@ -165,21 +130,19 @@ mod tests {
     }
 
     #[test]
-    fn edges_share_one_port_on_different_addresses() {
-        let found = any_edges(3).unwrap();
-        assert_eq!(found.len(), 3);
+    fn edges_share_one_port_on_different_addresses_and_keep_it_until_it_is_released() {
+        let held = edges(3, None).unwrap();
+        let addresses = held.addresses();
+        assert_eq!(addresses.len(), 3);
+        let port = addresses[0].port();
         assert!(
-            found
+            addresses
                 .iter()
-                .all(|a| a.port() == found[0].port() && a.ip().is_loopback())
+                .all(|a| a.port() == port && a.ip().is_loopback())
         );
-        assert_ne!(found[0].ip(), found[1].ip());
-        assert_ne!(found[1].ip(), found[2].ip());
-    }
-
-    #[test]
-    fn loopback_ports_are_distinct() {
-        let ports: std::collections::BTreeSet<_> = loopback(8).unwrap().into_iter().collect();
-        assert_eq!(ports.len(), 8);
+        assert_ne!(addresses[0].ip(), addresses[1].ip());
+        assert_ne!(addresses[1].ip(), addresses[2].ip());
+        assert!(matches!(hold(3, port), Err(Error::Taken { .. })));
+        assert_eq!(held.release(), addresses);
     }
 }

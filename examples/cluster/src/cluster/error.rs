@@ -61,7 +61,7 @@ pub enum Error {
     Keys(#[from] keys::Error),
     /// A part did not start, or could not be broken.
     #[error(transparent)]
-    Part(#[from] StartError),
+    Part(Box<StartError>),
     /// The admin address of a part did not answer.
     #[error("{name} cannot be asked")]
     Admin {
@@ -94,6 +94,12 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Self {
+        Self::Part(Box::new(error))
+    }
 }
 
 impl Error {

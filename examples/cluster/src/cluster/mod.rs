@@ -43,7 +43,7 @@ pub struct Cluster {
     redis: redis::Cluster,
     // Below the processes, because they use all of this.
     _bed: Bed,
-    _ports: Reservation,
+    _ports: (Reservation, Option<Reservation>),
     _temporary: Option<tempfile::TempDir>,
 }
 

@@ -12,9 +12,10 @@ use http::{Method, StatusCode};
 
 use super::{Cluster, Defence, Error, Options, Own, Port, observe};
 use crate::client;
+use crate::keys;
 use crate::part::{Kind, Part};
+use crate::port::{self, Held};
 use crate::state::Place;
-use crate::{keys, port};
 
 /// What has to be free: three PostgreSQL servers and etcd take 375 MiB at the start, and keep more of their logs as they
 /// work.
@@ -57,9 +58,9 @@ impl Cluster {
         };
         check_space(&dir, NEEDED)?;
         let edges = match options.port {
-            Port::Exactly(port) => port::edges(options.edges, Some(port)),
-            Port::Friendly => port::edges(options.edges, None),
-            Port::Any => port::any_edges(options.edges),
+            Port::Exactly(port) => Ok((port::edges(options.edges, Some(port))?, None)),
+            Port::Friendly => Ok((port::edges(options.edges, None)?, None)),
+            Port::Any => any_port(options.edges),
         }?;
         let started = start(options, &place, program, edges, temporary, progress).await;
         started.map_err(|error| blame_disk(&dir, error))
@@ -70,7 +71,7 @@ async fn start(
     options: Options,
     place: &Place,
     program: PathBuf,
-    edges: Vec<SocketAddr>,
+    (edges, port): (Held, Option<Reservation>),
     temporary: Option<tempfile::TempDir>,
     progress: &dyn Fn(&str),
 ) -> Result<Cluster, Error> {
@@ -100,11 +101,7 @@ async fn start(
     let (patroni, redis) = tokio::try_join!(patroni, redis)?;
 
     let bed = Bed::at(place.run())?;
-    let ports =
-        Reservation::take(2 * options.apps + options.edges).map_err(|source| Error::Io {
-            action: "reserve ports",
-            source,
-        })?;
+    let ports = reserve(2 * options.apps + options.edges)?;
     let mut free = ports
         .ports()
         .iter()
@@ -124,7 +121,7 @@ async fn start(
         apps.push(launch.app(number, address, admin, &patroni, &redis)?);
     }
     let mut started = Vec::new();
-    for (index, address) in edges.into_iter().enumerate() {
+    for (index, address) in edges.release().into_iter().enumerate() {
         let Some(admin) = free.next() else { break };
         started.push(launch.edge(index + 1, address, admin, &apps)?);
     }
@@ -156,8 +153,32 @@ async fn start(
         patroni,
         redis,
         _bed: bed,
-        _ports: ports,
+        _ports: (ports, port),
         _temporary: temporary,
+    })
+}
+
+/// A port that no other cluster and no test bed takes while this one is there, not even while its edges are dead.
+fn any_port(edges: usize) -> Result<(Held, Option<Reservation>), Error> {
+    const TRIES: usize = 50;
+    for _ in 0..TRIES {
+        let reserved = reserve(1)?;
+        // Reserved on 127.0.0.1; the other addresses may have it taken.
+        if let Some(held) = reserved
+            .ports()
+            .iter()
+            .find_map(|&port| port::hold(edges, port).ok())
+        {
+            return Ok((held, Some(reserved)));
+        }
+    }
+    Err(port::Error::NoneFree.into())
+}
+
+fn reserve(count: usize) -> Result<Reservation, Error> {
+    Reservation::take(count).map_err(|source| Error::Io {
+        action: "reserve ports",
+        source,
     })
 }
 
