@@ -323,6 +323,37 @@ fn up_serves_through_both_edges_survives_a_kill_and_leaves_nothing_after_ctrl_c(
     let other = eve.expect(201, first, "POST", "/notes", "text=hello", &key);
     assert_ne!(other.body, added.body);
 
+    // What makes no sense is refused by what it is.
+    assert_eq!(ada.send(first, "GET", "/nowhere", "", &[]).status, 404);
+    assert_eq!(ada.send(first, "POST", "/notes", "text=", &[]).status, 400);
+    assert_eq!(
+        ada.send(
+            first,
+            "POST",
+            "/notes",
+            &format!("text={}", "x".repeat(100_000)),
+            &[]
+        )
+        .status,
+        413
+    );
+    assert_eq!(
+        ada.send(first, "POST", "/notes", "text=other", &key).status,
+        422
+    );
+    let mut garbled = Browser::default();
+    garbled
+        .cookies
+        .insert("id".to_owned(), "garbage".to_owned());
+    assert_eq!(garbled.send(first, "GET", "/whoami", "", &[]).status, 401);
+    let mut forged = Browser {
+        cookies: ada.cookies.clone(),
+    };
+    forged
+        .cookies
+        .insert("ha-causal".to_owned(), "awEvxxxx".to_owned());
+    assert_eq!(forged.send(first, "GET", "/notes", "", &[]).status, 200);
+
     // The primary dies; the note stays, and new ones are taken again.
     let killed = command(&dir, &["kill", &primary.name]).output().unwrap();
     assert!(killed.status.success(), "{killed:?}");

@@ -22,6 +22,11 @@ pub(super) enum Failure {
     SignedOut,
     #[error("{0}")]
     Bad(String),
+    #[error("{detail}")]
+    Body { status: StatusCode, detail: String },
+    /// The replica is so far behind that it lacks the tables; another node has them.
+    #[error("the database is still being set up; nothing was changed, try again")]
+    Behind(#[source] BoxError),
     /// Nothing was changed; the same request may be sent again.
     #[error("a store cannot answer now; nothing was changed, try again")]
     Unavailable(#[source] BoxError),
@@ -42,7 +47,8 @@ impl Failure {
         match self {
             Self::SignedOut => StatusCode::UNAUTHORIZED,
             Self::Bad(_) => StatusCode::BAD_REQUEST,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Body { status, .. } => *status,
+            Self::Unavailable(_) | Self::Behind(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -66,6 +72,9 @@ impl From<postgres::Error> for Failure {
 /// Statements fail before their transaction is committed, so nothing was changed.
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
+        if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
+            return Self::Behind(error.into());
+        }
         let node_went_away = match error.code() {
             // No answer from the server at all: the connection broke.
             None => {
@@ -105,7 +114,7 @@ impl IntoResponse for Failure {
             tracing::warn!(error = %crate::chain(&self), "request failed");
         }
         let mut problem = Problem::new(status).detail(self.to_string());
-        if matches!(self, Self::Unavailable(_)) {
+        if matches!(self, Self::Unavailable(_) | Self::Behind(_)) {
             problem = problem.retry_after(RETRY_AFTER);
         }
         problem.into_response::<Body>()

@@ -49,14 +49,22 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
                     .starts_with(b"application/x-www-form-urlencoded")
             });
         if form {
-            let Form(value) = Form::from_request(request, state)
-                .await
-                .map_err(|e| Failure::Bad(e.body_text()))?;
+            let Form(value) =
+                Form::from_request(request, state)
+                    .await
+                    .map_err(|e| Failure::Body {
+                        status: e.status(),
+                        detail: e.body_text(),
+                    })?;
             Ok(Self(value))
         } else {
-            let Json(value) = Json::from_request(request, state)
-                .await
-                .map_err(|e| Failure::Bad(e.body_text()))?;
+            let Json(value) =
+                Json::from_request(request, state)
+                    .await
+                    .map_err(|e| Failure::Body {
+                        status: e.status(),
+                        detail: e.body_text(),
+                    })?;
             Ok(Self(value))
         }
     }
@@ -221,10 +229,13 @@ pub(super) async fn list(
     Extension(User(user)): Extension<User>,
     db: Db,
 ) -> Result<Response, Failure> {
+    let mut consistency = app.consistency();
     let mut tried = 0;
     loop {
         tried += 1;
-        match read_notes(&db, app.consistency(), &user).await {
+        match read_notes(&db, consistency, &user).await {
+            // This user has written nothing, so any replica would do, even one that is about to get the tables.
+            Err(Failure::Behind(_)) if tried < READS => consistency = Consistency::Strong,
             // Reading changes nothing, so whatever went wrong on the way, it can be done again.
             Err(Failure::Unavailable(error)) if tried < READS => {
                 tracing::info!(error = %crate::chain(&*error), "reading again");

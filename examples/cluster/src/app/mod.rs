@@ -290,15 +290,15 @@ fn public(
 ) -> Router {
     let notes = Router::new()
         .route("/notes", post(handlers::add).get(handlers::list))
-        .layer(idempotency);
+        .route_layer(idempotency);
     let notes = if causal {
-        notes.layer(CausalLayer::cookie(keys.clone()).insecure_localhost())
+        notes.route_layer(CausalLayer::cookie(keys.clone()).insecure_localhost())
     } else {
-        notes.layer(middleware::from_fn(forget))
+        notes.route_layer(middleware::from_fn(forget))
     };
     let signed_in = notes
-        .layer(middleware::from_fn(handlers::remember_newest))
-        .layer(middleware::from_fn(handlers::require_user));
+        .route_layer(middleware::from_fn(handlers::remember_newest))
+        .route_layer(middleware::from_fn(handlers::require_user));
     let pages = Router::new()
         .route("/", get(index))
         .route("/sign-in", post(handlers::sign_in))
