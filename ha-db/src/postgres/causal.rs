@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::lsn::Position;
-use super::token::Token;
+use super::token::{Known, Token};
 use super::unit::Shared;
 
 /// How long [`Causal::settle`] waits for positions that are still being asked for. A position is one round trip to a
@@ -32,6 +32,10 @@ struct State {
     token: Option<Token>,
     writes: usize,
     reads: usize,
+    /// Of what is unsettled.
+    system_id: u64,
+    /// Grows when something was done whose position will never be known.
+    doubts: u64,
     last_read: Option<Served>,
     unit: Option<Arc<Shared>>,
 }
@@ -62,28 +66,37 @@ impl Causal {
     /// Joins `token` into the context.
     pub fn advance(&self, token: Token) {
         let mut state = self.state();
-        state.token = Some(state.token.map_or(token, |known| known.join(token)));
+        state.doubts += u64::from(token.known() != Known::All);
+        state.join(token);
     }
 
     /// Waits until everything that was given back is accounted for, and returns the token for the client.
     ///
-    /// A connection's last position is asked for after it was dropped. When the answer does not come within 500 ms,
-    /// or the connection broke, the token says "primary only" instead of claiming less than was done.
+    /// A connection's last position is asked for after it was dropped. When the answer to a write's does not come within
+    /// 500 ms, or the connection broke, the token says "primary only" instead of claiming less than was done; a later
+    /// use of the primary makes it exact again. A read counts as the primary's position then, and without a primary as what
+    /// the node was last known to show.
     ///
     /// # Cancel safety
     /// Nothing is lost: call it again.
     pub async fn settle(&self) -> Option<Token> {
         self.quiet(|state| state.writes == 0 && state.reads == 0)
             .await;
-        self.token()
+        let state = self.state();
+        if state.writes == 0 {
+            return state.token;
+        }
+        let unknown = Token::at(state.system_id, Position::default(), Position::default());
+        let token = state.token.map_or(unknown, |token| token.join(unknown));
+        Some(token.with_known(Known::Part))
     }
 
-    /// Waits for given-back writes only.
-    pub(crate) async fn settle_writes(&self) {
-        self.quiet(|state| state.writes == 0).await;
+    /// Waits for given-back writes only, and returns whether all are accounted for.
+    pub(crate) async fn settle_writes(&self) -> bool {
+        self.quiet(|state| state.writes == 0).await
     }
 
-    async fn quiet(&self, done: impl Fn(&State) -> bool) {
+    async fn quiet(&self, done: impl Fn(&State) -> bool) -> bool {
         let waiting = async {
             loop {
                 let changed = self.0.changed.notified();
@@ -96,13 +109,7 @@ impl Causal {
                 changed.await;
             }
         };
-        if done(&self.state()) {
-            return;
-        }
-        if tokio::time::timeout(SETTLE_LIMIT, waiting).await.is_err() {
-            let mut state = self.state();
-            state.token = state.token.map(|token| token.with_primary_only(true));
-        }
+        done(&self.state()) || tokio::time::timeout(SETTLE_LIMIT, waiting).await.is_ok()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,20 +142,31 @@ impl Causal {
         self.state().unit = unit;
     }
 
-    /// Announces that something was done whose position is not known yet.
-    pub(crate) fn unsettled(&self, system_id: u64, write: bool) -> Unsettled {
+    /// Announces that something was done whose position is not known yet, at least `floor`. `lost` is what is still known if
+    /// it never will be: [`Known::All`] for a read, which `floor` then stands for.
+    pub(crate) fn unsettled(&self, system_id: u64, lost: Known, floor: Position) -> Unsettled {
         let mut state = self.state();
-        if write {
-            state.writes += 1;
-        } else {
+        state.system_id = system_id;
+        state.join(Token::at(system_id, Position::default(), floor));
+        if lost == Known::All {
             state.reads += 1;
+        } else {
+            state.writes += 1;
         }
         Unsettled {
             causal: self.clone(),
             system_id,
-            write,
+            write: lost != Known::All,
+            doubts: state.doubts,
+            lost,
             position: None,
         }
+    }
+}
+
+impl State {
+    fn join(&mut self, token: Token) {
+        self.token = Some(self.token.map_or(token, |known| known.join(token)));
     }
 }
 
@@ -163,41 +181,55 @@ impl fmt::Debug for Causal {
     }
 }
 
-/// Something was done and its position is being asked for. Dropped without one, the context becomes "primary only".
+/// Something was done and its position is being asked for. Dropped without one, it never will be known.
 #[derive(Debug)]
 pub(crate) struct Unsettled {
     causal: Causal,
     system_id: u64,
     write: bool,
-    position: Option<Token>,
+    /// Those of the context when the position was about to be asked for.
+    doubts: u64,
+    lost: Known,
+    position: Option<(Token, bool)>,
 }
 
 impl Unsettled {
-    /// The position is known.
-    pub(crate) fn at(mut self, written: Position, seen: Position) {
-        self.position = Some(Token::at(self.system_id, written, seen));
+    /// The position is known. One of the primary covers everything that was done before it was asked for.
+    pub(crate) fn at(mut self, written: Position, seen: Position, primary: bool) {
+        self.position = Some((Token::at(self.system_id, written, seen), primary));
+    }
+
+    /// An acknowledged write ended somewhere past `written`.
+    pub(crate) fn past(mut self, written: Position) {
+        self.lost = Known::Part;
+        let at_least = Token::at(self.system_id, written, Position::default());
+        self.causal.state().join(at_least);
     }
 
     /// Nothing needs to be remembered.
     pub(crate) fn nothing(mut self) {
-        self.position = Some(Token::at(
-            self.system_id,
-            Position::default(),
-            Position::default(),
-        ));
+        self.lost = Known::All;
     }
 }
 
 impl Drop for Unsettled {
     fn drop(&mut self) {
-        let unknown = || {
-            Token::at(self.system_id, Position::default(), Position::default())
-                .with_primary_only(true)
-        };
-        let newer = self.position.take().unwrap_or_else(unknown);
         {
             let mut state = self.causal.state();
-            state.token = Some(state.token.map_or(newer, |known| known.join(newer)));
+            match self.position.take() {
+                Some((token, primary)) => {
+                    state.join(token);
+                    if primary && state.doubts == self.doubts {
+                        state.token = state.token.map(|token| token.with_known(Known::All));
+                    }
+                }
+                None if self.lost == Known::All => {}
+                None => {
+                    state.doubts += 1;
+                    let zero = Position::default();
+                    state.join(Token::at(self.system_id, zero, zero).with_known(self.lost));
+                }
+            }
             if self.write {
                 state.writes -= 1;
             } else {
@@ -205,5 +237,66 @@ impl Drop for Unsettled {
             }
         }
         self.causal.0.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::Lsn;
+
+    fn at(lsn: u64) -> Position {
+        Position {
+            timeline: 1,
+            lsn: Lsn(lsn),
+        }
+    }
+
+    const ZERO: Position = Position {
+        timeline: 0,
+        lsn: Lsn(0),
+    };
+
+    fn known(causal: &Causal) -> Known {
+        causal.token().unwrap().known()
+    }
+
+    #[test]
+    fn a_read_that_cannot_be_placed_leaves_the_token_exact_and_a_write_does_not() {
+        let causal = Causal::default();
+        drop(causal.unsettled(7, Known::All, at(10)));
+        assert_eq!(causal.token(), Some(Token::at(7, ZERO, at(10))));
+        drop(causal.unsettled(7, Known::Acknowledged, ZERO));
+        assert_eq!(known(&causal), Known::Acknowledged);
+        drop(causal.unsettled(7, Known::Part, ZERO));
+        assert!(causal.token().unwrap().is_primary_only());
+    }
+
+    #[test]
+    fn a_position_of_the_primary_settles_only_what_was_done_before_it_was_asked_for() {
+        let causal = Causal::default();
+        let asked_before = causal.unsettled(7, Known::All, ZERO);
+        drop(causal.unsettled(7, Known::Part, ZERO));
+        asked_before.at(ZERO, at(20), true);
+        assert_eq!(known(&causal), Known::Part);
+        causal
+            .unsettled(7, Known::All, ZERO)
+            .at(ZERO, at(30), false);
+        assert_eq!(known(&causal), Known::Part, "a replica covers nothing");
+        causal.unsettled(7, Known::All, ZERO).at(ZERO, at(30), true);
+        assert_eq!(known(&causal), Known::All);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_without_an_answer_makes_the_clients_token_primary_only_until_it_comes() {
+        let causal = Causal::default();
+        let pending = causal.unsettled(7, Known::Part, ZERO);
+        assert!(causal.settle().await.unwrap().is_primary_only());
+        pending.at(at(40), at(40), true);
+        let settled = causal.settle().await.unwrap();
+        assert_eq!((settled.known(), settled.lsn()), (Known::All, Lsn(40)));
+        // A read that stays open does not.
+        let _reading = causal.unsettled(7, Known::All, ZERO);
+        assert_eq!(causal.settle().await.unwrap().known(), Known::All);
     }
 }

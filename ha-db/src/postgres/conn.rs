@@ -3,9 +3,10 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
+use tokio::sync::{OwnedMappedMutexGuard, OwnedSemaphorePermit};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
@@ -13,9 +14,14 @@ use super::causal::{Causal, Unsettled};
 use super::lsn::{Lsn, Position};
 use super::pool::{Object, Session, field, first_row};
 use super::router::{Core, Router};
+use super::token::Known;
 
-/// How long a connection that was given back may take to say where it stands. After it, it is closed.
-const SETTLE_LIMIT: Duration = Duration::from_millis(500);
+/// How long a connection that was given back may take to say where it stands. After it, it is closed. Half of what
+/// [`Causal::settle`] waits, so that there is time to ask the primary instead.
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_millis(250);
+
+/// A connection lent to a unit of work, for one user at a time.
+pub(crate) type Guard = OwnedMappedMutexGuard<Option<Lease>, Lease>;
 
 /// Where a connection stands, and whether it was given back inside a transaction: then its clocks differ.
 ///
@@ -27,15 +33,20 @@ pub(crate) const STAND: &str = "SELECT (now() <> statement_timestamp())::int, \
     CASE WHEN NOT pg_is_in_recovery() THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, \
     CASE WHEN NOT pg_is_in_recovery() AND current_setting('synchronous_standby_names') <> '' THEN \
         (SELECT max(flush_lsn) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) END, \
-    CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END";
+    CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, \
+    current_setting('synchronous_commit')";
 
 /// An answer to [`STAND`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stand {
     pub(crate) in_transaction: bool,
     pub(crate) position: Position,
-    pub(crate) confirmed: Option<Lsn>,
-    pub(crate) inserted: Option<Lsn>,
+    confirmed: Option<Lsn>,
+    /// Of a primary only.
+    inserted: Option<Lsn>,
+    /// Whether a commit waits for this server's own disk, and for a standby's.
+    local: bool,
+    remote: bool,
 }
 
 impl Stand {
@@ -53,7 +64,28 @@ impl Stand {
             },
             confirmed: field(row, 4),
             inserted: field(row, 5),
+            local: row.get(6) != Some("off"),
+            remote: matches!(row.get(6), Some("on" | "remote_apply")),
         })
+    }
+
+    pub(crate) fn of_primary(&self) -> bool {
+        self.inserted.is_some()
+    }
+
+    /// A position that covers what this session has committed, after `start` if that is known.
+    pub(crate) fn written(&self, start: Option<Lsn>) -> Position {
+        let Position { timeline, lsn } = self.position;
+        let lsn = if !self.local {
+            self.inserted.unwrap_or(lsn)
+        } else if self.remote {
+            // What a synchronous standby has confirmed past the start of a commit covers that commit.
+            let covering = |confirmed: &Lsn| start.is_none_or(|start| *confirmed > start);
+            self.confirmed.filter(covering).unwrap_or(lsn)
+        } else {
+            lsn
+        };
+        Position { timeline, lsn }
     }
 }
 
@@ -64,6 +96,8 @@ pub(crate) struct Lease {
     pub(crate) index: usize,
     causal: Option<Causal>,
     write: bool,
+    /// Inside a transaction of ours: given back, it is rolled back.
+    begun: bool,
     /// The system id when it was lent.
     system_id: u64,
     permit: Option<OwnedSemaphorePermit>,
@@ -85,6 +119,7 @@ impl Lease {
             index,
             causal,
             write,
+            begun: false,
             system_id,
             permit: None,
         }
@@ -118,9 +153,29 @@ impl Lease {
         self.system_id
     }
 
-    pub(crate) fn unsettled(&self) -> Option<Unsettled> {
+    /// What is said next is sent inside a transaction of ours.
+    pub(crate) fn begun(&mut self) {
+        self.begun = true;
+    }
+
+    /// Announces a commit.
+    pub(crate) fn committing(&self) -> Option<Unsettled> {
         let causal = self.causal.as_ref()?;
-        Some(causal.unsettled(self.system_id, self.write))
+        Some(causal.unsettled(self.system_id, Known::Acknowledged, Position::default()))
+    }
+
+    fn unsettled(&self) -> Option<Unsettled> {
+        let causal = self.causal.as_ref()?;
+        let node = &self.core.view.load().nodes[self.index];
+        // What ends in a rollback has only read.
+        let (lost, floor) = if self.write && !self.begun {
+            (Known::Part, None)
+        } else {
+            let same = |object: &&Object| object.generation == node.generation;
+            let floor = self.object.as_ref().filter(same);
+            (Known::All, floor.and_then(|_| node.replayed()))
+        };
+        Some(causal.unsettled(self.system_id, lost, floor.unwrap_or_default()))
     }
 
     pub(crate) fn known_timeline(&self) -> Option<u32> {
@@ -137,17 +192,10 @@ impl Lease {
         drop(self.object.take().map(Object::take));
     }
 
-    /// Rolls back in the background and puts the connection back, or closes it.
-    pub(crate) fn give_back_rolled_back(mut self) {
-        let Some(object) = self.object.take() else {
-            return;
-        };
-        let permit = self.permit.take();
-        self.core.runtime.spawn(async move {
-            let _permit = permit;
-            let rolled_back = timeout(SETTLE_LIMIT, object.client.batch_execute("ROLLBACK")).await;
-            give_back(object, matches!(rolled_back, Ok(Ok(()))));
-        });
+    /// Was rolled back; where that happened is still asked for.
+    pub(crate) fn give_back_ended(mut self) {
+        self.begun = false;
+        self.write = false;
     }
 }
 
@@ -161,40 +209,54 @@ fn give_back(object: Object, clean: bool) {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.object.is_none() {
+            return;
+        }
+        let unsettled = self.unsettled();
         let Some(object) = self.object.take() else {
             return;
         };
-        let unsettled = self.unsettled();
-        let (core, index, write) = (Arc::clone(&self.core), self.index, self.write);
+        let (core, index, begun) = (Arc::clone(&self.core), self.index, self.begun);
+        let write = self.write && !begun;
         let permit = self.permit.take();
         // Whoever forgot a BEGIN, or was cancelled within a query, must not hand that on to the next.
         self.core.runtime.spawn(async move {
             let _permit = permit;
-            let answer = timeout(SETTLE_LIMIT, object.client.simple_query(STAND)).await;
-            let view = core.view.load();
-            let node = &view.nodes[index];
-            let stand = match &answer {
-                Ok(Ok(rows)) => Stand::read(rows, node.timeline),
-                _ => None,
+            let asking = async {
+                if begun {
+                    object.client.batch_execute("ROLLBACK").await.ok()?;
+                }
+                object.client.simple_query(STAND).await.ok()
             };
+            let answer = timeout(SETTLE_LIMIT, asking).await.ok().flatten();
+            let view = core.view.load_full();
+            let node = &view.nodes[index];
+            let stand = answer.and_then(|rows| Stand::read(&rows, node.timeline));
             if let Some(stand) = stand {
                 let position = stand.position;
                 if object.generation == node.generation && node.timeline == Some(position.timeline)
                 {
-                    node.proof
-                        .fetch_max(position.lsn.0, std::sync::atomic::Ordering::AcqRel);
-                }
-                if let Some(unsettled) = unsettled {
-                    let lsn = stand.confirmed.unwrap_or(position.lsn);
-                    let written = if write {
-                        Position { lsn, ..position }
-                    } else {
-                        Position::default()
-                    };
-                    unsettled.at(written, position);
+                    node.proof.fetch_max(position.lsn.0, Ordering::AcqRel);
                 }
             }
             give_back(object, stand.is_some_and(|stand| !stand.in_transaction));
+            let Some(unsettled) = unsettled else { return };
+            match stand {
+                Some(stand) if write => {
+                    unsettled.at(stand.written(None), stand.position, stand.of_primary());
+                }
+                Some(stand) => {
+                    unsettled.at(Position::default(), stand.position, stand.of_primary());
+                }
+                None if write => {}
+                // The primary has at least what any replica has shown.
+                None => match timeout(SETTLE_LIMIT, core.ask_primary(index)).await {
+                    Ok(Some(stand)) => {
+                        unsettled.at(Position::default(), stand.position, stand.of_primary());
+                    }
+                    _ => drop(unsettled),
+                },
+            }
         });
     }
 }
@@ -217,16 +279,16 @@ pub struct Conn(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Pooled(Lease),
-    Unit(OwnedMutexGuard<Lease>),
+    Pooled(Box<Lease>),
+    Unit(Guard),
 }
 
 impl Conn {
     pub(crate) fn pooled(lease: Lease) -> Self {
-        Self(Inner::Pooled(lease))
+        Self(Inner::Pooled(Box::new(lease)))
     }
 
-    pub(crate) fn of_unit(guard: OwnedMutexGuard<Lease>) -> Self {
+    pub(crate) fn of_unit(guard: Guard) -> Self {
         Self(Inner::Unit(guard))
     }
 

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::causal::Served;
 use super::conn::{Lease, STAND, Stand};
 use super::history::{Cover, covers};
 use super::lsn::Position;
+use super::pool::Object;
 use super::status::Role;
+use super::token::Known;
 use super::topology::View;
 use super::{Causal, Conn, Error, Router, Token, Transaction};
 
@@ -86,20 +89,34 @@ impl Db {
         if let Some(unit) = self.causal.unit() {
             return unit.lock().await.map(Conn::of_unit);
         }
-        self.causal.settle_writes().await;
+        let settled = self.causal.settle_writes().await;
         let token = self.admit().await?;
-        let own = matches!(consistency, Consistency::ReadYourWrites);
-        let need = token
-            .filter(|_| own)
-            .map(|token| token.need())
-            .unwrap_or_default();
-        let primary_only = own && token.is_some_and(|token| token.is_primary_only());
-        if consistency != Consistency::Strong && !primary_only {
-            if let Some(conn) = self.replica(consistency, need).await? {
-                return Ok(conn);
-            }
+        let known = match token {
+            _ if consistency != Consistency::ReadYourWrites => Known::All,
+            _ if !settled => Known::Part,
+            token => token.map_or(Known::All, |token| token.known()),
+        };
+        let on_primary = match known {
+            Known::All => consistency == Consistency::Strong,
+            Known::Acknowledged => self.router.core.view.load().primary.is_ok(),
+            Known::Part => true,
+        };
+        if !on_primary && let Some(conn) = self.replica(consistency).await {
+            return Ok(conn);
         }
-        self.from_primary(consistency, need, primary_only).await
+        if consistency == Consistency::Strong || known == Known::Part {
+            let (index, object) = self.router.core.primary(self.need().timeline).await?;
+            return Ok(self.lend(index, object, None));
+        }
+        self.fall_back(consistency).await
+    }
+
+    /// What a replica must have replayed for this client.
+    fn need(&self) -> Position {
+        self.causal
+            .token()
+            .map(|token| token.need())
+            .unwrap_or_default()
     }
 
     /// A connection to the primary, each statement a transaction of its own. Waits up to `write_wait` for a primary.
@@ -172,14 +189,11 @@ impl Db {
         }
     }
 
-    async fn replica(
-        &self,
-        consistency: Consistency,
-        need: Position,
-    ) -> Result<Option<Conn>, Error> {
+    /// A replica that is fresh enough, or becomes so within `replica_wait`.
+    async fn replica(&self, consistency: Consistency) -> Option<Conn> {
         let core = &self.router.core;
         let view = core.view.load_full();
-        let sticky = self.causal.last_read();
+        let own = consistency == Consistency::ReadYourWrites;
         let mut candidates: Vec<usize> = (0..view.nodes.len())
             .filter(|index| {
                 let node = &view.nodes[*index];
@@ -194,33 +208,50 @@ impl Db {
             })
             .collect();
         if candidates.is_empty() {
-            return Ok(None);
+            return None;
         }
         let turn = core.turn.fetch_add(1, Ordering::Relaxed) % candidates.len();
         candidates.rotate_left(turn);
-        if let Some(at) = candidates.iter().position(|index| {
-            sticky
-                == Some(Served {
-                    node: *index,
-                    generation: view.nodes[*index].generation,
-                })
-        }) {
-            // Within one request the same replica never goes back.
+        let sticky = self.causal.last_read();
+        let sticky = candidates.iter().position(|index| {
+            let generation = view.nodes[*index].generation;
+            let node = *index;
+            sticky == Some(Served { node, generation })
+        });
+        if let Some(at) = sticky {
+            // What the same replica shows does not go back, so what it last showed need not be known yet.
             candidates[..=at].rotate_right(1);
-        } else if matches!(consistency, Consistency::ReadYourWrites)
-            && self.causal.has_unsettled_reads()
-        {
-            self.causal.settle().await;
         }
-        for index in &candidates {
+        for (place, index) in candidates.iter().enumerate() {
+            let same = place == 0 && sticky.is_some();
+            if own && !same && self.causal.has_unsettled_reads() {
+                self.causal.settle().await;
+            }
+            let need = if own {
+                self.need()
+            } else {
+                Position::default()
+            };
             if self.proven(&view, *index, need) {
                 match core.checkout(*index, Duration::ZERO).await {
-                    Ok(object) => return Ok(Some(self.lend(&view, *index, object))),
+                    Ok(object) => return Some(self.lend_replica(&view, *index, object)),
                     Err(error) => tracing::debug!(%error, "replica passed over"),
                 }
             }
         }
-        self.await_replica(&view, candidates[0], need).await
+        let need = if own {
+            self.need()
+        } else {
+            Position::default()
+        };
+        // With a primary to go to, waiting for more than one only takes time.
+        let tries = if view.primary.is_ok() { 1 } else { usize::MAX };
+        for index in candidates.into_iter().take(tries) {
+            if let Some(conn) = self.await_replica(&view, index, need).await {
+                return Some(conn);
+            }
+        }
+        None
     }
 
     fn proven(&self, view: &View, index: usize, need: Position) -> bool {
@@ -229,34 +260,27 @@ impl Db {
             .is_some_and(|at| covers(need, at, view.history.as_deref()) == Cover::Yes)
     }
 
-    fn lend(&self, view: &View, index: usize, object: super::pool::Object) -> Conn {
+    fn lend(&self, index: usize, object: Object, permit: Option<OwnedSemaphorePermit>) -> Conn {
+        let causal = Some(self.causal.clone());
+        let lease = Lease::new(&self.router, index, object, causal, false);
+        Conn::pooled(lease.with_permit(permit))
+    }
+
+    fn lend_replica(&self, view: &View, index: usize, object: Object) -> Conn {
         let generation = view.nodes[index].generation;
         self.causal.set_last_read(Served {
             node: index,
             generation,
         });
-        Conn::pooled(Lease::new(
-            &self.router,
-            index,
-            object,
-            Some(self.causal.clone()),
-            false,
-        ))
+        self.lend(index, object, None)
     }
 
     /// Waits for one replica to catch up: a statement of its own, before the read takes its snapshot.
-    async fn await_replica(
-        &self,
-        view: &View,
-        index: usize,
-        need: Position,
-    ) -> Result<Option<Conn>, Error> {
+    async fn await_replica(&self, view: &View, index: usize, need: Position) -> Option<Conn> {
         let core = &self.router.core;
+        let wait = core.settings.replica_wait;
         let waiting = async {
-            let object = core
-                .checkout(index, core.settings.replica_wait)
-                .await
-                .ok()?;
+            let object = core.checkout(index, wait).await.ok()?;
             loop {
                 let answer = object.client.simple_query(STAND).await.ok()?;
                 let stand = Stand::read(&answer, view.nodes[index].timeline)?;
@@ -267,55 +291,49 @@ impl Db {
                 }
             }
         };
-        let Ok(Some((object, stand))) = timeout(core.settings.replica_wait, waiting).await else {
-            return Ok(None);
-        };
+        let (object, stand) = timeout(wait, waiting).await.ok().flatten()?;
         let node = &view.nodes[index];
         if node.timeline == Some(stand.position.timeline) && object.generation == node.generation {
             node.proof.fetch_max(stand.position.lsn.0, Ordering::AcqRel);
         }
-        Ok(Some(self.lend(view, index, object)))
+        Some(self.lend_replica(view, index, object))
     }
 
-    async fn from_primary(
-        &self,
-        consistency: Consistency,
-        need: Position,
-        primary_only: bool,
-    ) -> Result<Conn, Error> {
+    /// No replica will do: the primary, or whichever of the nodes comes to be able to serve this until `write_wait` has passed.
+    async fn fall_back(&self, consistency: Consistency) -> Result<Conn, Error> {
         let core = &self.router.core;
         let end = tokio::time::Instant::now() + core.settings.write_wait;
-        let chosen = consistency == Consistency::Strong;
-        let permit = if chosen {
-            None
-        } else {
-            let waiting = Arc::clone(&core.fallback).acquire_owned();
-            match timeout(core.settings.pool_wait, waiting).await {
-                Ok(Ok(permit)) => Some(permit),
-                _ => return Err(Error::NoReplica),
-            }
-        };
+        let mut changes = core.subscribe();
+        let mut last = Error::NoReplica;
         loop {
+            changes.mark_unchanged();
             let view = core.view.load_full();
-            if view.primary.is_ok() || chosen || primary_only {
-                let (index, object) = core.primary(need.timeline).await?;
-                let lease = Lease::new(
-                    &self.router,
-                    index,
-                    object,
-                    Some(self.causal.clone()),
-                    false,
-                );
-                return Ok(Conn::pooled(lease.with_permit(permit)));
+            match view.primary {
+                Ok(index) if view.timeline >= self.need().timeline => {
+                    let permit = Arc::clone(&core.fallback).acquire_owned();
+                    let Ok(Ok(permit)) = timeout(core.settings.pool_wait, permit).await else {
+                        let conn = self.replica(consistency).await;
+                        return conn.ok_or(Error::NoReplica);
+                    };
+                    let left = end.saturating_duration_since(tokio::time::Instant::now());
+                    let wait = core.settings.pool_wait.min(left);
+                    match timeout(left, core.checkout(index, wait)).await {
+                        Ok(Ok(object)) => return Ok(self.lend(index, object, Some(permit))),
+                        Ok(Err(full @ Error::Pool { .. })) => return Err(full),
+                        Ok(Err(error)) => last = error,
+                        Err(_) => {}
+                    }
+                }
+                _ => {}
             }
-            let mut changes = core.subscribe();
+            core.kick();
             if tokio::time::timeout_at(end, changes.changed())
                 .await
                 .is_err()
             {
-                return Err(Error::NoReplica);
+                return Err(last);
             }
-            if let Some(conn) = self.replica(consistency, need).await? {
+            if let Some(conn) = self.replica(consistency).await {
                 return Ok(conn);
             }
         }

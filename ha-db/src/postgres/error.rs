@@ -104,6 +104,9 @@ pub enum Error {
         /// The claimed position.
         position: Position,
     },
+    /// The unit of work that this belonged to has ended meanwhile. Nothing was sent.
+    #[error("the unit of work has ended")]
+    UnitEnded,
     /// The server answered with an error.
     #[error("the query failed")]
     Query(#[from] tokio_postgres::Error),

@@ -25,11 +25,9 @@ pub(crate) struct Ring {
 impl Ring {
     /// The primary had flushed `lsn` at `now`.
     pub(crate) fn push(&mut self, lsn: Lsn, now: Instant) {
-        if let Some(newest) = self.samples.back_mut() {
-            if lsn <= newest.lsn {
-                newest.last = now;
-                return;
-            }
+        if let Some(newest) = self.samples.back_mut().filter(|newest| lsn <= newest.lsn) {
+            newest.last = now;
+            return;
         }
         if self.samples.len() == CAPACITY {
             self.merge_older_half();

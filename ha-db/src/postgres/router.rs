@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::config::{Builder, Settings};
-use super::conn::Lease;
+use super::conn::{Lease, STAND, Stand};
 use super::error::{ConnectError, NoPrimary};
 use super::history::{Cover, survives};
 use super::pool::{Manager, Node, Object, Pool};
@@ -168,6 +168,15 @@ impl Core {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Where the primary stands, unless `instead_of` is the primary.
+    pub(crate) async fn ask_primary(&self, instead_of: usize) -> Option<Stand> {
+        let primary = self.view.load().primary.ok();
+        let primary = primary.filter(|primary| *primary != instead_of)?;
+        let object = self.checkout(primary, Duration::ZERO).await.ok()?;
+        let answer = object.client.simple_query(STAND).await.ok()?;
+        Stand::read(&answer, None)
     }
 
     /// A connection to the primary, waiting for one until `write_wait` has passed.

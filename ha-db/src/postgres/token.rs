@@ -9,6 +9,16 @@ use super::lsn::{Lsn, Position};
 const DOMAIN: &str = "ha-db.postgres.token.v1";
 const BODY_LEN: usize = 8 + 2 * (4 + 8) + 1;
 
+/// How much of what a client did lies at a known position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Known {
+    All,
+    /// A commit whose answer never came does not. It was promised to nobody, so the primary is preferred, not required.
+    Acknowledged,
+    /// An acknowledged write does not: only the primary is known to show it.
+    Part,
+}
+
 /// Proof of how far a client is: what it has written, and how far it has read.
 ///
 /// A replica that has replayed [`Token::need`] shows this client everything it has written and nothing older than it
@@ -31,7 +41,7 @@ pub struct Token {
     system_id: u64,
     written: Position,
     seen: Position,
-    primary_only: bool,
+    known: Known,
 }
 
 /// Why a token's text was refused. All of them mean "nothing is known about this client", none that it did wrong.
@@ -60,7 +70,7 @@ impl Token {
                 timeline: 0,
                 lsn: Lsn(0),
             },
-            primary_only: false,
+            known: Known::All,
         }
     }
 
@@ -69,13 +79,17 @@ impl Token {
             system_id,
             written,
             seen,
-            primary_only: false,
+            known: Known::All,
         }
     }
 
-    pub(crate) const fn with_primary_only(mut self, primary_only: bool) -> Self {
-        self.primary_only = primary_only;
+    pub(crate) const fn with_known(mut self, known: Known) -> Self {
+        self.known = known;
         self
+    }
+
+    pub(crate) const fn known(&self) -> Known {
+        self.known
     }
 
     /// The database cluster, as `pg_control_system()` names it.
@@ -114,10 +128,11 @@ impl Token {
         self.written.max(self.seen)
     }
 
-    /// Whether the exact position could not be learnt, so that only the primary is known to be far enough.
+    /// Whether the position of an acknowledged write could not be learnt, so that only the primary is known to show it. The
+    /// next use of the primary ends this.
     #[must_use]
     pub const fn is_primary_only(&self) -> bool {
-        self.primary_only
+        matches!(self.known, Known::Part)
     }
 
     /// The smallest token that covers both. A token of another cluster replaces this one: the two cannot be compared,
@@ -131,7 +146,7 @@ impl Token {
             system_id: self.system_id,
             written: self.written.max(newer.written),
             seen: self.seen.max(newer.seen),
-            primary_only: self.primary_only || newer.primary_only,
+            known: self.known.max(newer.known),
         }
     }
 
@@ -144,7 +159,7 @@ impl Token {
             bytes.extend_from_slice(&position.timeline.to_be_bytes());
             bytes.extend_from_slice(&position.lsn.0.to_be_bytes());
         }
-        bytes.push(u8::from(self.primary_only));
+        bytes.push(self.known as u8);
         let tag = keys.sign(DOMAIN, &bytes);
         bytes.extend_from_slice(&tag);
         URL_SAFE_NO_PAD.encode(bytes)
@@ -182,7 +197,11 @@ impl Token {
             system_id,
             written,
             seen,
-            primary_only: take(1) != 0,
+            known: match take(1) {
+                0 => Known::All,
+                1 => Known::Acknowledged,
+                _ => Known::Part,
+            },
         })
     }
 }
@@ -224,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_join_covers_both_and_keeps_the_primary_only_mark() {
-        let old = Token::new(1, 1, Lsn(900)).with_primary_only(true);
+        let old = Token::new(1, 1, Lsn(900)).with_known(Known::Part);
         let new = Token::new(1, 2, Lsn(100));
         for joined in [old.join(new), new.join(old)] {
             assert_eq!(joined.written(), new.written());
@@ -236,12 +255,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn signed_text_round_trips(id: u64, t: u32, l: u64, st: u32, sl: u64, p: bool) {
+        fn signed_text_round_trips(id in any::<u64>(), t in any::<u32>(), l in any::<u64>(), st in any::<u32>(), sl in any::<u64>(), k in 0..3usize) {
             let token = Token::at(
                 id,
                 Position { timeline: t, lsn: Lsn(l) },
                 Position { timeline: st, lsn: Lsn(sl) },
-            ).with_primary_only(p);
+            ).with_known([Known::All, Known::Acknowledged, Known::Part][k]);
             prop_assert_eq!(Token::verify(&token.sign(&keys(9)), &keys(9)), Ok(token));
         }
 

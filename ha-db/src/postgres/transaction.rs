@@ -1,23 +1,28 @@
 //! Transactions on the primary.
 
+use std::future::{Future as _, poll_fn};
 use std::ops::Deref;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::OwnedMutexGuard;
+use futures_util::future::maybe_done;
 use tokio::time::timeout;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::causal::Causal;
-use super::conn::{Lease, STAND, Stand};
+use super::conn::{Guard, Lease, SETTLE_LIMIT, STAND, Stand};
 use super::lsn::{Lsn, Position};
 use super::pool::{field, first_row};
 use super::router::Router;
+use super::token::Known;
 use super::{Error, Token};
 
 /// Fails in a transaction that has failed, where COMMIT would report success and roll back.
-const BEFORE: &str = "SELECT pg_current_wal_insert_lsn(), current_setting('synchronous_commit'), \
-    pg_current_xact_id_if_assigned() IS NOT NULL";
+const BEFORE: &str =
+    "SELECT pg_current_wal_insert_lsn(), pg_current_xact_id_if_assigned() IS NOT NULL";
 
 const SAVEPOINT: &str = "SAVEPOINT ha_db_nested";
 const RELEASE: &str = "RELEASE SAVEPOINT ha_db_nested";
@@ -30,9 +35,9 @@ pub struct Transaction(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Outer(Option<Lease>),
+    Outer(Option<Box<Lease>>),
     /// Inside a unit of work: a savepoint of its transaction.
-    Nested(Option<OwnedMutexGuard<Lease>>),
+    Nested(Option<Guard>),
 }
 
 /// Begins on the primary, trying again until `write_wait` has passed as long as nothing was sent.
@@ -42,10 +47,11 @@ pub(crate) async fn begin(router: &Router, causal: Option<&Causal>) -> Result<Le
     let end = tokio::time::Instant::now() + limit;
     let needed = causal
         .and_then(Causal::token)
-        .map_or(0, |token| token.timeline());
+        .map_or(0, |token| token.need().timeline);
     loop {
         let (index, object) = core.primary(needed).await?;
-        let lease = Lease::new(router, index, object, causal.cloned(), true);
+        let mut lease = Lease::new(router, index, object, causal.cloned(), true);
+        lease.begun();
         let begun = timeout(
             core.settings.connect_timeout,
             lease
@@ -82,7 +88,7 @@ pub(crate) async fn begin(router: &Router, causal: Option<&Causal>) -> Result<Le
             return Err(error);
         }
         // The pool has lost one stale connection per turn; the pause is for a primary that refuses at once.
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -95,118 +101,133 @@ fn is_ending(code: &SqlState) -> bool {
     .contains(&code)
 }
 
+type Answer = Result<Vec<SimpleQueryMessage>, tokio_postgres::Error>;
+
+/// What came back of a commit until its deadline.
+struct Answers {
+    before: Option<Answer>,
+    committed: Option<Answer>,
+    stand: Option<Vec<SimpleQueryMessage>>,
+}
+
+async fn exchange(client: &Client, limit: Duration) -> Answers {
+    let mut before = pin!(maybe_done(client.simple_query(BEFORE)));
+    let mut committed = pin!(maybe_done(client.simple_query("COMMIT")));
+    let mut stand = pin!(maybe_done(client.simple_query(STAND)));
+    // Polled in this order, so sent in this order, without waiting for each other.
+    let outcome = poll_fn(|cx| {
+        let done = before.as_mut().poll(cx).is_ready() & committed.as_mut().poll(cx).is_ready();
+        let _ = stand.as_mut().poll(cx);
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    });
+    let _ = timeout(limit, outcome).await;
+    let committed = committed.as_mut().take_output();
+    if matches!(committed, Some(Ok(_))) {
+        // It has a deadline of its own, so that a late position does not turn a known outcome into an unknown one.
+        let _ = timeout(SETTLE_LIMIT, stand.as_mut()).await;
+    }
+    Answers {
+        before: before.as_mut().take_output(),
+        committed,
+        stand: stand.as_mut().take_output().and_then(Result::ok),
+    }
+}
+
 /// Commits and learns the position of the commit in one round trip.
 pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
     let limit = lease.core().settings.commit_timeout;
     let node = lease.name().to_owned();
-    // Until the outcome is known the context must not claim to know where this client stands.
-    let unsettled = lease.unsettled();
-    let client = lease.client();
-    // Polled in this order, so sent in this order, without waiting for each other.
-    let all = async {
-        tokio::join!(
-            biased;
-            client.simple_query(BEFORE),
-            client.simple_query("COMMIT"),
-            client.simple_query(STAND),
-        )
+    let unsettled = lease.committing();
+    let Answers {
+        before,
+        committed,
+        stand,
+    } = exchange(lease.client(), limit).await;
+    let unknown = |source| Error::CommitUnknown { node, source };
+    // A statement that has failed inside the transaction leaves COMMIT nothing but to roll back.
+    let (refused, before) = match before {
+        Some(Err(error)) => (Some(error), None),
+        Some(Ok(before)) => (None, Some(before)),
+        None => (None, None),
     };
-    let Ok((before, committed, stand)) = timeout(limit, all).await else {
-        lease.discard();
-        return Err(Error::CommitUnknown { node, source: None });
-    };
-    let before = match before {
-        Ok(before) => before,
-        Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
-            if let Some(unsettled) = unsettled {
-                unsettled.nothing();
-            }
-            lease.give_back_rolled_back();
-            return Err(Error::RolledBack { node });
+    let error = match (refused.filter(is_refusal), committed) {
+        (Some(error), _) => Some(error),
+        (None, Some(Ok(_))) => None,
+        (None, Some(Err(error))) => Some(error),
+        (None, None) => {
+            lease.discard();
+            return Err(unknown(None));
         }
-        Err(source) => {
+    };
+    if let Some(error) = error {
+        if !is_refusal(&error) {
             lease.core().kick();
             lease.discard();
-            return Err(Error::CommitUnknown {
-                node,
-                source: Some(source),
-            });
+            return Err(unknown(Some(error)));
         }
-    };
-    if let Err(error) = committed {
-        let definite = error
-            .as_db_error()
-            .is_some_and(|db| db.severity() == "ERROR");
-        if definite {
-            if let Some(unsettled) = unsettled {
-                unsettled.nothing();
-            }
-            lease.give_back_rolled_back();
-            return Err(Error::Query(error));
+        if let Some(unsettled) = unsettled {
+            unsettled.nothing();
         }
-        lease.core().kick();
-        lease.discard();
-        return Err(Error::CommitUnknown {
-            node,
-            source: Some(error),
+        let node = lease.name().to_owned();
+        drop(lease);
+        return Err(match error.code() {
+            Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => Error::RolledBack { node },
+            _ => Error::Query(error),
         });
     }
-    let stand = stand
-        .ok()
-        .and_then(|rows| Stand::read(&rows, lease.known_timeline()));
+    // Committed for certain: from here on nothing is an error.
+    let row = before.as_deref().and_then(first_row);
+    let start: Option<Lsn> = row.and_then(|row| field(row, 0));
+    let changed = row.is_none_or(|row| row.get(1) == Some("t"));
+    let stand = stand.and_then(|rows| Stand::read(&rows, lease.known_timeline()));
     let system_id = lease.system_id();
-    let Some(stand) = stand else {
-        // Committed for certain, but where is not known: the dropped mark says "primary only".
-        drop(unsettled);
-        let token =
-            Token::at(system_id, Position::default(), Position::default()).with_primary_only(true);
-        lease.discard();
-        return Ok(token);
+    let token = if let Some(stand) = stand {
+        let written = if changed {
+            stand.written(start)
+        } else {
+            Position::default()
+        };
+        if let Some(unsettled) = unsettled {
+            unsettled.at(written, stand.position, stand.of_primary());
+        }
+        Token::at(system_id, written, stand.position)
+    } else {
+        let written = lease.known_timeline().zip(start);
+        let written = written.map(|(timeline, lsn)| Position { timeline, lsn });
+        let written = written.unwrap_or_default();
+        if let Some(unsettled) = unsettled {
+            unsettled.past(written);
+        }
+        Token::at(system_id, written, Position::default()).with_known(Known::Part)
     };
-    let (written, seen) = positions(&before, stand);
-    if let Some(unsettled) = unsettled {
-        unsettled.at(written, seen);
-    }
-    let token = Token::at(system_id, written, seen);
     let token = lease
         .causal()
         .and_then(Causal::token)
         .map_or(token, |known| known.join(token));
-    lease.give_back_clean();
+    if stand.is_some() {
+        lease.give_back_clean();
+    } else {
+        lease.discard();
+    }
     Ok(token)
 }
 
-/// The end of the commit and the newest state that the transaction can have seen.
-fn positions(before: &[tokio_postgres::SimpleQueryMessage], stand: Stand) -> (Position, Position) {
-    let position = stand.position;
-    let Some(row) = first_row(before) else {
-        return (position, position);
-    };
-    if row.get(2) != Some("t") {
-        return (Position::default(), position);
-    }
-    let inserted: Option<Lsn> = field(row, 0);
-    let lsn = match row.get(1) {
-        Some("off") => stand.inserted.unwrap_or(position.lsn),
-        // What a synchronous standby has confirmed past the start of this commit covers the commit.
-        Some("on" | "remote_apply") => stand
-            .confirmed
-            .filter(|confirmed| inserted.is_some_and(|inserted| *confirmed > inserted))
-            .unwrap_or(position.lsn),
-        _ => position.lsn,
-    };
-    (Position { lsn, ..position }, position)
+/// Whether the server said no and the session goes on, as against an end of the session.
+fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    error
+        .as_db_error()
+        .is_some_and(|db| db.severity() == "ERROR")
 }
 
 impl Transaction {
     pub(crate) async fn begin(router: &Router, causal: Option<&Causal>) -> Result<Self, Error> {
         begin(router, causal)
             .await
-            .map(|lease| Self(Inner::Outer(Some(lease))))
+            .map(|lease| Self(Inner::Outer(Some(Box::new(lease)))))
     }
 
-    pub(crate) async fn nested(guard: OwnedMutexGuard<Lease>) -> Result<Self, Error> {
-        guard.client().batch_execute(SAVEPOINT).await?;
+    pub(crate) async fn nested(guard: Guard) -> Result<Self, Error> {
+        within(&guard, "SAVEPOINT", SAVEPOINT).await?;
         Ok(Self(Inner::Nested(Some(guard))))
     }
 
@@ -232,38 +253,25 @@ impl Transaction {
     /// had failed, and [`Error::Query`] when the server refused: it is not applied.
     ///
     /// # Cancel safety
-    /// Cancelled, the outcome is unknown, the connection is closed and the context's token says "primary only".
+    /// Cancelled, the outcome is unknown: nobody was told of it, so the context's token does not cover it, and its reads
+    /// prefer the primary until it has been used again.
     pub async fn commit(mut self) -> Result<Token, Error> {
         match &mut self.0 {
             Inner::Outer(lease) => match lease.take() {
-                Some(lease) => commit(lease).await,
+                Some(lease) => commit(*lease).await,
                 None => unreachable!("commit consumes the transaction"),
             },
             Inner::Nested(guard) => {
-                let released = match &*guard {
-                    Some(guard) => guard.client().batch_execute(RELEASE).await,
+                match &*guard {
+                    // On an error the drop undoes what has been done since the savepoint.
+                    Some(guard) => within(guard, "RELEASE SAVEPOINT", RELEASE).await?,
                     None => unreachable!("commit consumes the transaction"),
-                };
-                match released {
-                    Ok(()) => {
-                        let guard = guard.take();
-                        let known = guard.and_then(|guard| {
-                            let unknown = Token::at(
-                                guard.system_id(),
-                                Position::default(),
-                                Position::default(),
-                            );
-                            Some(guard.causal()?.token().unwrap_or(unknown))
-                        });
-                        Ok(known.unwrap_or(Token::at(0, Position::default(), Position::default())))
-                    }
-                    Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
-                        Err(Error::RolledBack {
-                            node: self.node().to_owned(),
-                        })
-                    }
-                    Err(error) => Err(Error::Query(error)),
                 }
+                let guard = guard.take();
+                let system_id = guard.as_ref().map_or(0, |guard| guard.system_id());
+                let known = guard.as_ref().and_then(|guard| guard.causal()?.token());
+                let nothing = Token::at(system_id, Position::default(), Position::default());
+                Ok(known.unwrap_or(nothing))
             }
         }
     }
@@ -290,7 +298,7 @@ impl Transaction {
         match &mut self.0 {
             Inner::Outer(lease) => {
                 if let Some(lease) = lease.take() {
-                    lease.give_back_clean();
+                    lease.give_back_ended();
                 }
             }
             Inner::Nested(guard) => drop(guard.take()),
@@ -299,14 +307,26 @@ impl Transaction {
     }
 }
 
+/// Runs a statement of ours inside a unit's transaction.
+async fn within(lease: &Lease, what: &'static str, sql: &str) -> Result<(), Error> {
+    let limit = lease.core().settings.commit_timeout;
+    match timeout(limit, lease.client().batch_execute(sql)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
+            Err(Error::RolledBack {
+                node: lease.name().to_owned(),
+            })
+        }
+        Ok(Err(error)) => Err(Error::Query(error)),
+        Err(_) => Err(Error::Timeout { what, limit }),
+    }
+}
+
 impl Drop for Transaction {
     fn drop(&mut self) {
         match &mut self.0 {
-            Inner::Outer(lease) => {
-                if let Some(lease) = lease.take() {
-                    lease.give_back_rolled_back();
-                }
-            }
+            // The lease knows that it is inside a transaction.
+            Inner::Outer(lease) => drop(lease.take()),
             Inner::Nested(guard) => {
                 if let Some(guard) = guard.take() {
                     // The first poll sends; whoever gets the connection next is served after it.

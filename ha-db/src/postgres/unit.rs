@@ -7,19 +7,25 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::conn::Lease;
+use super::conn::{Guard, Lease};
 use super::transaction::{begin, commit};
 use super::{Causal, Error, Router, Token};
 
 /// The connection of a unit, used by one at a time.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    lease: Arc<Mutex<Lease>>,
+    /// Nothing, once the unit has ended.
+    lease: Arc<Mutex<Option<Lease>>>,
     limit: std::time::Duration,
 }
 
 impl Shared {
-    pub(crate) async fn lock(&self) -> Result<OwnedMutexGuard<Lease>, Error> {
+    /// The connection, as soon as nobody else uses it.
+    pub(crate) async fn lock(&self) -> Result<Guard, Error> {
+        OwnedMutexGuard::try_map(self.free().await?, Option::as_mut).map_err(|_| Error::UnitEnded)
+    }
+
+    async fn free(&self) -> Result<OwnedMutexGuard<Option<Lease>>, Error> {
         let limit = self.limit;
         timeout(limit, Arc::clone(&self.lease).lock_owned())
             .await
@@ -50,7 +56,7 @@ impl Unit {
         router.db(causal.clone()).admit().await?;
         let lease = begin(router, Some(causal)).await?;
         let shared = Arc::new(Shared {
-            lease: Arc::new(Mutex::new(lease)),
+            lease: Arc::new(Mutex::new(Some(lease))),
             limit: router.core.settings.pool_wait,
         });
         causal.set_unit(Some(Arc::clone(&shared)));
@@ -86,13 +92,8 @@ impl Unit {
     /// # Cancel safety
     /// As [`Transaction::commit`](super::Transaction::commit).
     pub async fn commit(mut self) -> Result<Token, Error> {
-        match self.take().await? {
-            Some(lease) => commit(lease).await,
-            None => Err(Error::Timeout {
-                what: "ending the unit",
-                limit: std::time::Duration::ZERO,
-            }),
-        }
+        let lease = self.take().await?;
+        commit(lease).await
     }
 
     /// Rolls back; the connection is reused after the server has confirmed that.
@@ -103,63 +104,42 @@ impl Unit {
     /// # Cancel safety
     /// Rolled back all the same.
     pub async fn rollback(mut self) -> Result<(), Error> {
-        if let Some(lease) = self.take().await? {
-            let limit = lease.core().settings.commit_timeout;
-            match timeout(limit, lease.client().batch_execute("ROLLBACK")).await {
-                Ok(Ok(())) => lease.give_back_clean(),
-                Ok(Err(error)) => {
-                    lease.discard();
-                    return Err(Error::Query(error));
-                }
-                Err(_) => {
-                    lease.discard();
-                    return Err(Error::Timeout {
-                        what: "ROLLBACK",
-                        limit,
-                    });
-                }
+        let lease = self.take().await?;
+        let limit = lease.core().settings.commit_timeout;
+        match timeout(limit, lease.client().batch_execute("ROLLBACK")).await {
+            Ok(Ok(())) => {
+                lease.give_back_ended();
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                lease.discard();
+                Err(Error::Query(error))
+            }
+            Err(_) => {
+                lease.discard();
+                Err(Error::Timeout {
+                    what: "ROLLBACK",
+                    limit,
+                })
             }
         }
-        Ok(())
     }
 
-    /// Takes the connection out, after the last user.
-    async fn take(&mut self) -> Result<Option<Lease>, Error> {
+    /// Takes the connection out, after whoever uses it now; who comes later finds none.
+    async fn take(&mut self) -> Result<Lease, Error> {
         let Some(shared) = self.shared.take() else {
-            return Ok(None);
+            return Err(Error::UnitEnded);
         };
         self.causal.set_unit(None);
-        let guard = shared.lock().await;
-        match guard {
-            Ok(guard) => {
-                drop(guard);
-                let mutex = match Arc::try_unwrap(shared) {
-                    Ok(shared) => shared.lease,
-                    Err(shared) => Arc::clone(&shared.lease),
-                };
-                // A user that has just cloned the handle still holds a count for an instant.
-                Ok(Arc::try_unwrap(mutex).ok().map(Mutex::into_inner))
-            }
-            Err(error) => {
-                abandon(&shared);
-                Err(error)
-            }
-        }
+        // Dropped in here, the lease is rolled back by the last who holds it.
+        shared.free().await?.take().ok_or(Error::UnitEnded)
     }
-}
-
-/// Rolls back as soon as the connection is free.
-fn abandon(shared: &Arc<Shared>) {
-    let lease = Arc::clone(&shared.lease);
-    // Whoever holds it drops it last; the lease then finds itself inside a transaction and is closed.
-    drop(lease);
 }
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.take() {
+        if self.shared.take().is_some() {
             self.causal.set_unit(None);
-            abandon(&shared);
         }
     }
 }
@@ -167,7 +147,7 @@ impl Drop for Unit {
 /// The connection of a [`Unit`], for one user at a time: dereferences to the [`Client`].
 #[derive(Debug)]
 pub struct UnitClient<'a> {
-    guard: OwnedMutexGuard<Lease>,
+    guard: Guard,
     _unit: &'a Unit,
 }
 
