@@ -147,8 +147,10 @@ async fn after_a_promotion_the_old_primary_gets_no_write_and_a_cut_off_token_is_
         .await
         .unwrap();
     let token = tx.commit().await.unwrap();
+    // Killed before it can read on: what is in the sockets' buffers must not reach it.
+    cluster.nodes[1].kill().await.unwrap();
     cluster.nodes[0].kill().await.unwrap();
-    cluster.nodes[1].thaw().unwrap();
+    cluster.nodes[1].start().await.unwrap();
     cluster.promote(1).await.unwrap();
     eventually("the promoted node is primary", async || {
         router.status().primary.as_deref() == Some(&*cluster.nodes[1].name)
@@ -240,4 +242,47 @@ async fn a_dropped_or_failed_transaction_leaves_nothing_behind() {
         });
         assert!(clean, "{rows:?}");
     }
+}
+
+/// Reads as soon as a replica says that it has the write, asking it within the reading statement or before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_must_be_checked_before_the_statement_that_reads() {
+    const ROUNDS: i64 = 3000;
+    let (cluster, router) = start(1).await;
+    let db = router.db(Causal::default());
+    let replica = cluster.nodes[1].client().await.unwrap();
+    let within = replica
+        .prepare("SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn, EXISTS (SELECT FROM note WHERE id = $2)")
+        .await
+        .unwrap();
+    let (mut same_missed, mut before_missed) = (0, 0);
+    for id in 0..ROUNDS {
+        let tx = db.transaction().await.unwrap();
+        tx.execute("INSERT INTO note VALUES ($1)", &[&id])
+            .await
+            .unwrap();
+        let token = tx.commit().await.unwrap();
+        let lsn = token.lsn().to_string();
+        let naive = async {
+            loop {
+                let row = replica.query_one(&within, &[&lsn, &id]).await.unwrap();
+                if row.get(0) {
+                    return row.get::<_, bool>(1);
+                }
+            }
+        };
+        let routed = async {
+            let conn = db.read().await.unwrap();
+            let sql = "SELECT EXISTS (SELECT FROM note WHERE id = $1)";
+            conn.query_one(sql, &[&id]).await.unwrap().get::<_, bool>(0)
+        };
+        let (naive, routed) = tokio::join!(naive, routed);
+        same_missed += i64::from(!naive);
+        before_missed += i64::from(!routed);
+    }
+    eprintln!(
+        "missed of {ROUNDS}: {same_missed} within one statement, {before_missed} through the router"
+    );
+    assert_eq!(before_missed, 0);
+    assert!(same_missed > 0, "the control must miss some");
 }

@@ -37,6 +37,8 @@ struct State {
     /// Grows when something was done whose position will never be known.
     doubts: u64,
     last_read: Option<Served>,
+    /// Where all unsettled reads ran, if that is one node.
+    reads_on: Option<Served>,
     unit: Option<Arc<Shared>>,
 }
 
@@ -126,8 +128,9 @@ impl Causal {
     }
 
     /// Whether a read elsewhere than on `served` could still turn out to have seen more.
-    pub(crate) fn has_unsettled_reads(&self) -> bool {
-        self.state().reads > 0
+    pub(crate) fn has_reads_elsewhere(&self, served: Served) -> bool {
+        let state = self.state();
+        state.reads > 0 && state.reads_on != Some(served)
     }
 
     pub(crate) fn set_last_read(&self, served: Served) {
@@ -139,16 +142,29 @@ impl Causal {
     }
 
     pub(crate) fn set_unit(&self, unit: Option<Arc<Shared>>) {
-        self.state().unit = unit;
+        // A unit that ends with this says so to the context, so it must not be locked.
+        let ended = std::mem::replace(&mut self.state().unit, unit);
+        drop(ended);
     }
 
     /// Announces that something was done whose position is not known yet, at least `floor`. `lost` is what is still known if
     /// it never will be: [`Known::All`] for a read, which `floor` then stands for.
-    pub(crate) fn unsettled(&self, system_id: u64, lost: Known, floor: Position) -> Unsettled {
+    pub(crate) fn unsettled(
+        &self,
+        system_id: u64,
+        lost: Known,
+        floor: Position,
+        on: Option<Served>,
+    ) -> Unsettled {
         let mut state = self.state();
         state.system_id = system_id;
         state.join(Token::at(system_id, Position::default(), floor));
         if lost == Known::All {
+            if state.reads == 0 {
+                state.reads_on = on;
+            } else if state.reads_on != on {
+                state.reads_on = None;
+            }
             state.reads += 1;
         } else {
             state.writes += 1;
@@ -264,39 +280,59 @@ mod tests {
     #[test]
     fn a_read_that_cannot_be_placed_leaves_the_token_exact_and_a_write_does_not() {
         let causal = Causal::default();
-        drop(causal.unsettled(7, Known::All, at(10)));
+        drop(causal.unsettled(7, Known::All, at(10), None));
         assert_eq!(causal.token(), Some(Token::at(7, ZERO, at(10))));
-        drop(causal.unsettled(7, Known::Acknowledged, ZERO));
+        drop(causal.unsettled(7, Known::Acknowledged, ZERO, None));
         assert_eq!(known(&causal), Known::Acknowledged);
-        drop(causal.unsettled(7, Known::Part, ZERO));
+        drop(causal.unsettled(7, Known::Part, ZERO, None));
         assert!(causal.token().unwrap().is_primary_only());
     }
 
     #[test]
     fn a_position_of_the_primary_settles_only_what_was_done_before_it_was_asked_for() {
         let causal = Causal::default();
-        let asked_before = causal.unsettled(7, Known::All, ZERO);
-        drop(causal.unsettled(7, Known::Part, ZERO));
+        let asked_before = causal.unsettled(7, Known::All, ZERO, None);
+        drop(causal.unsettled(7, Known::Part, ZERO, None));
         asked_before.at(ZERO, at(20), true);
         assert_eq!(known(&causal), Known::Part);
         causal
-            .unsettled(7, Known::All, ZERO)
+            .unsettled(7, Known::All, ZERO, None)
             .at(ZERO, at(30), false);
         assert_eq!(known(&causal), Known::Part, "a replica covers nothing");
-        causal.unsettled(7, Known::All, ZERO).at(ZERO, at(30), true);
+        causal
+            .unsettled(7, Known::All, ZERO, None)
+            .at(ZERO, at(30), true);
         assert_eq!(known(&causal), Known::All);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_without_an_answer_makes_the_clients_token_primary_only_until_it_comes() {
         let causal = Causal::default();
-        let pending = causal.unsettled(7, Known::Part, ZERO);
+        let pending = causal.unsettled(7, Known::Part, ZERO, None);
         assert!(causal.settle().await.unwrap().is_primary_only());
         pending.at(at(40), at(40), true);
         let settled = causal.settle().await.unwrap();
         assert_eq!((settled.known(), settled.lsn()), (Known::All, Lsn(40)));
         // A read that stays open does not.
-        let _reading = causal.unsettled(7, Known::All, ZERO);
+        let _reading = causal.unsettled(7, Known::All, ZERO, None);
         assert_eq!(causal.settle().await.unwrap().known(), Known::All);
+    }
+
+    #[test]
+    fn only_reads_of_one_node_alone_need_not_be_settled_before_the_next_read_of_it() {
+        let on = |node| Served {
+            node,
+            generation: 0,
+        };
+        let causal = Causal::default();
+        assert!(!causal.has_reads_elsewhere(on(1)));
+        let one = causal.unsettled(7, Known::All, ZERO, Some(on(1)));
+        assert!(!causal.has_reads_elsewhere(on(1)));
+        assert!(causal.has_reads_elsewhere(on(2)));
+        let two = causal.unsettled(7, Known::All, ZERO, Some(on(2)));
+        drop(one);
+        assert!(causal.has_reads_elsewhere(on(1)));
+        drop(two);
+        assert!(!causal.has_reads_elsewhere(on(1)));
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedMappedMutexGuard, OwnedSemaphorePermit};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use super::causal::{Causal, Unsettled};
+use super::causal::{Causal, Served, Unsettled};
 use super::lsn::{Lsn, Position};
 use super::pool::{Object, Session, field, first_row};
 use super::router::{Core, Router};
@@ -161,7 +161,12 @@ impl Lease {
     /// Announces a commit.
     pub(crate) fn committing(&self) -> Option<Unsettled> {
         let causal = self.causal.as_ref()?;
-        Some(causal.unsettled(self.system_id, Known::Acknowledged, Position::default()))
+        Some(causal.unsettled(
+            self.system_id,
+            Known::Acknowledged,
+            Position::default(),
+            None,
+        ))
     }
 
     fn unsettled(&self) -> Option<Unsettled> {
@@ -175,7 +180,11 @@ impl Lease {
             let floor = self.object.as_ref().filter(same);
             (Known::All, floor.and_then(|_| node.replayed()))
         };
-        Some(causal.unsettled(self.system_id, lost, floor.unwrap_or_default()))
+        let on = self.object.as_ref().map(|object| Served {
+            node: self.index,
+            generation: object.generation,
+        });
+        Some(causal.unsettled(self.system_id, lost, floor.unwrap_or_default(), on))
     }
 
     pub(crate) fn known_timeline(&self) -> Option<u32> {

@@ -219,12 +219,16 @@ impl Db {
             sticky == Some(Served { node, generation })
         });
         if let Some(at) = sticky {
-            // What the same replica shows does not go back, so what it last showed need not be known yet.
+            // It needs no proof of what it has shown itself.
             candidates[..=at].rotate_right(1);
         }
-        for (place, index) in candidates.iter().enumerate() {
-            let same = place == 0 && sticky.is_some();
-            if own && !same && self.causal.has_unsettled_reads() {
+        for index in &candidates {
+            let here = Served {
+                node: *index,
+                generation: view.nodes[*index].generation,
+            };
+            // What one node shows does not go back, so what it alone has shown need not be known yet.
+            if own && self.causal.has_reads_elsewhere(here) {
                 self.causal.settle().await;
             }
             let need = if own {
