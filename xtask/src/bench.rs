@@ -21,7 +21,10 @@ type Row = BTreeMap<String, f64>;
 pub(crate) fn run(name: Option<&str>, json_file: Option<&Path>) -> Result<(), Failure> {
     let criterion = target_directory()?.join("criterion");
     let mut rows = Vec::new();
-    for bench in NAMES.iter().filter(|bench| name.is_none_or(|n| n == **bench)) {
+    for bench in NAMES
+        .iter()
+        .filter(|bench| name.is_none_or(|n| n == **bench))
+    {
         let results = criterion.join(bench);
         // Results of an earlier run would pass for results of this one.
         if results.exists() {
@@ -69,7 +72,10 @@ fn target_directory() -> Result<PathBuf, Failure> {
 fn collect(results: &Path) -> Result<BTreeMap<String, Row>, Failure> {
     let mut cases = BTreeMap::<String, Row>::new();
     for entry in fs::read_dir(results).map_err(|source| file(results, source))? {
-        let new = entry.map_err(|source| file(results, source))?.path().join("new");
+        let new = entry
+            .map_err(|source| file(results, source))?
+            .path()
+            .join("new");
         if !new.is_dir() {
             continue; // the group's report
         }
@@ -111,10 +117,19 @@ fn json_row(bench: &str, case: &str, row: &Row) -> Value {
 
 /// One line per case, one column per contender, median ns.
 fn table(bench: &str, cases: &BTreeMap<String, Row>) -> String {
-    let mut columns: Vec<&str> = cases.values().flat_map(|row| row.keys()).map(String::as_str).collect();
+    let mut columns: Vec<&str> = cases
+        .values()
+        .flat_map(|row| row.keys())
+        .map(String::as_str)
+        .collect();
     columns.sort_unstable_by_key(|who| (*who != OURS, *who));
     columns.dedup();
-    let first = cases.keys().map(String::len).chain([bench.len()]).max().unwrap_or(0);
+    let first = cases
+        .keys()
+        .map(String::len)
+        .chain([bench.len()])
+        .max()
+        .unwrap_or(0);
     let mut out = format!("\n{bench:first$}");
     for who in &columns {
         out += &format!("  {who:>12}");

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 fn set_up() -> Result<(), Failure> {
-    setup::ensure(Tool::ALL).map_err(|error| Failure::Setup(error.to_string()))
+    setup::ensure(&Tool::ALL).map_err(|error| Failure::Setup(error.to_string()))
 }
 
 fn test(threads: Option<usize>, rest: &[String]) -> Result<(), Failure> {
@@ -80,9 +80,12 @@ fn test(threads: Option<usize>, rest: &[String]) -> Result<(), Failure> {
 fn ci() -> Result<(), Failure> {
     set_up()?;
     Step::cargo("format", ["fmt", "--all", "--", "--check"]).run()?;
-    Step::cargo("clippy", ["clippy", "--workspace", "--all-targets", "--all-features"])
-        .args(["--", "-D", "warnings"])
-        .run()?;
+    Step::cargo(
+        "clippy",
+        ["clippy", "--workspace", "--all-targets", "--all-features"],
+    )
+    .args(["--", "-D", "warnings"])
+    .run()?;
     // A feature that only builds beside another one is broken for whoever asks for it alone.
     for (package, features) in [
         ("ha-core", &["serde"][..]),
@@ -98,8 +101,11 @@ fn ci() -> Result<(), Failure> {
                 .run()?;
         }
     }
-    Step::cargo("docs", ["doc", "--workspace", "--all-features", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .run()?;
+    Step::cargo(
+        "docs",
+        ["doc", "--workspace", "--all-features", "--no-deps"],
+    )
+    .env("RUSTDOCFLAGS", "-D warnings")
+    .run()?;
     test(None, &[])
 }

@@ -52,10 +52,7 @@ pub(crate) struct Step {
 
 impl Step {
     /// A call of the cargo that runs this program.
-    pub(crate) fn cargo<I: AsRef<OsStr>>(
-        label: &str,
-        args: impl IntoIterator<Item = I>,
-    ) -> Self {
+    pub(crate) fn cargo<I: AsRef<OsStr>>(label: &str, args: impl IntoIterator<Item = I>) -> Self {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command.args(args).current_dir(workspace());
@@ -85,7 +82,11 @@ impl Step {
                 status,
             });
         }
-        eprintln!("    {} took {:.1} s", self.label, started.elapsed().as_secs_f32());
+        eprintln!(
+            "    {} took {:.1} s",
+            self.label,
+            started.elapsed().as_secs_f32()
+        );
         Ok(())
     }
 
