@@ -300,6 +300,8 @@ async fn a_synchronous_commit_is_not_reported_lost_because_of_others_unreplicate
     let naive: Lsn = row.get::<_, String>(0).parse().unwrap();
     drop(conn);
     let token = db.token().await.unwrap();
+    // A read by it must not wait for what the standby does not have either.
+    assert!(token.need().lsn < naive, "{token:?}, naive {naive}");
     // Killed before it can read on: what is in the sockets' buffers must not reach it.
     cluster.nodes[1].kill().await.unwrap();
     cluster.nodes[0].kill().await.unwrap();

@@ -125,10 +125,13 @@ async fn a_frozen_node_is_noticed_while_a_plain_query_hangs() {
     let (cluster, router) = start(1).await;
     let plain = cluster.nodes[1].client().await.unwrap();
     cluster.nodes[1].freeze().unwrap();
-    eventually("the frozen replica is unreachable", async || {
+    // Within probe_interval + probe_timeout = 0.6 s; the rest is slack for a busy machine.
+    let noticed = eventually("the frozen replica is unreachable", async || {
         router.status().nodes[1].role == Role::Unreachable
-    })
-    .await;
+    });
+    tokio::time::timeout(Duration::from_secs(5), noticed)
+        .await
+        .unwrap();
     let hung = tokio::time::timeout(Duration::from_secs(1), plain.simple_query("SELECT 1")).await;
     assert!(hung.is_err(), "the control must hang");
     let conn = router.read().await.unwrap();

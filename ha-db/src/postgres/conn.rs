@@ -14,6 +14,7 @@ use super::causal::{Causal, Served, Unsettled};
 use super::lsn::{Lsn, Position};
 use super::pool::{Object, Session, field, first_row};
 use super::router::{Core, Router};
+use super::status::Role;
 use super::token::Known;
 
 /// How long a connection that was given back may take to say where it stands. After it, it is closed. Half of what
@@ -71,6 +72,14 @@ impl Stand {
 
     pub(crate) fn of_primary(&self) -> bool {
         self.inserted.is_some()
+    }
+
+    /// A position that covers what was visible here. On a primary with a synchronous standby a commit shows only when it
+    /// is confirmed; what is flushed may go further, and a failover cut it off.
+    pub(crate) fn visible(&self) -> Position {
+        let Position { timeline, lsn } = self.position;
+        let lsn = self.confirmed.unwrap_or(lsn);
+        Position { timeline, lsn }
     }
 
     /// A position that covers what this session has committed, after `start` if that is known.
@@ -176,7 +185,9 @@ impl Lease {
         let (lost, floor) = if self.write && !self.begun {
             (Known::Part, None)
         } else {
-            let same = |object: &&Object| object.generation == node.generation;
+            let same = |object: &&Object| {
+                node.role == Role::Replica && object.generation == node.generation
+            };
             let floor = self.object.as_ref().filter(same);
             (Known::All, floor.and_then(|_| node.replayed()))
         };
@@ -252,16 +263,16 @@ impl Drop for Lease {
             let Some(unsettled) = unsettled else { return };
             match stand {
                 Some(stand) if write => {
-                    unsettled.at(stand.written(None), stand.position, stand.of_primary());
+                    unsettled.at(stand.written(None), stand.visible(), stand.of_primary());
                 }
                 Some(stand) => {
-                    unsettled.at(Position::default(), stand.position, stand.of_primary());
+                    unsettled.at(Position::default(), stand.visible(), stand.of_primary());
                 }
                 None if write => {}
                 // The primary has at least what any replica has shown.
                 None => match timeout(SETTLE_LIMIT, core.ask_primary(index)).await {
                     Ok(Some(stand)) => {
-                        unsettled.at(Position::default(), stand.position, stand.of_primary());
+                        unsettled.at(Position::default(), stand.visible(), stand.of_primary());
                     }
                     _ => drop(unsettled),
                 },

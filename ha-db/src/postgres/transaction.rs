@@ -188,9 +188,9 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
             Position::default()
         };
         if let Some(unsettled) = unsettled {
-            unsettled.at(written, stand.position, stand.of_primary());
+            unsettled.at(written, stand.visible(), stand.of_primary());
         }
-        Token::at(system_id, written, stand.position)
+        Token::at(system_id, written, stand.visible())
     } else {
         let written = lease.known_timeline().zip(start);
         let written = written.map(|(timeline, lsn)| Position { timeline, lsn });
