@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use ha_testbed::patroni::Node;
 use ha_testbed::process::Process;
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -52,6 +53,11 @@ pub(super) fn is_stopped(process: &Process) -> bool {
             .next()
             .is_some_and(|rest| rest.trim_start().starts_with('T'))
     })
+}
+
+/// Where the agent of a PostgreSQL server answers.
+fn rest(node: &Node) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, node.rest_port).into()
 }
 
 impl Cluster {
@@ -118,7 +124,7 @@ impl Cluster {
         let rest: Vec<SocketAddr> = (1..)
             .zip(&self.patroni.nodes)
             .filter(|(number, _)| self.run_state(Part::new(Kind::Pg, *number)) == RunState::Running)
-            .map(|(_, node)| SocketAddr::from((Ipv4Addr::LOCALHOST, node.rest_port)))
+            .map(|(_, node)| rest(node))
             .collect();
         probe::members(&rest).await
     }
@@ -252,31 +258,42 @@ impl Cluster {
             .iter()
             .map(|edge| endpoints(edge.admin, LIMIT))
             .collect::<Vec<_>>();
-        let (members, master, links, edges) = tokio::join!(
-            self.members(),
+        let agents: Vec<_> = self
+            .patroni
+            .nodes
+            .iter()
+            .map(rest)
+            .map(probe::itself)
+            .collect();
+        let (agents, master, links, edges) = tokio::join!(
+            join_all(agents),
             self.redis_master(),
             join_all(links),
             join_all(edges)
         );
-        let primaries = members
+        let primaries: Vec<_> = agents
             .iter()
-            .filter(|member| member.is_primary() && member.is_well())
-            .count();
-        if primaries != 1 {
-            missing.push(format!("PostgreSQL has {primaries} primaries"));
-        }
-        let streaming = members
-            .iter()
-            .filter(|member| !member.is_primary() && member.is_well())
-            .count();
-        if streaming + 1 != self.shape.postgres {
-            missing.push(format!(
-                "{streaming} of {} PostgreSQL replicas stream",
-                self.shape.postgres - 1
-            ));
-        }
-        if self.shape.postgres > 1 && !members.iter().any(|member| member.role() == "sync") {
-            missing.push("no PostgreSQL replica is synchronous".to_owned());
+            .flatten()
+            .filter(|agent| agent.is_primary())
+            .collect();
+        if let [primary] = primaries[..] {
+            let streaming = primary.streaming();
+            let nodes = &self.patroni.nodes;
+            let streaming = nodes
+                .iter()
+                .filter(|node| streaming.contains(&node.name.as_str()))
+                .count();
+            if streaming + 1 != self.shape.postgres {
+                let replicas = self.shape.postgres - 1;
+                missing.push(format!(
+                    "{streaming} of {replicas} PostgreSQL replicas stream"
+                ));
+            }
+            if self.shape.postgres > 1 && !primary.is_synchronous() {
+                missing.push("no PostgreSQL replica is synchronous".to_owned());
+            }
+        } else {
+            missing.push(format!("PostgreSQL has {} primaries", primaries.len()));
         }
         if master.is_none() {
             missing.push("Redis has no master that its Sentinels agree on".to_owned());

@@ -23,7 +23,6 @@ const MAX_INFO: usize = 16 * 1024;
 pub(super) struct Member {
     pub(super) name: String,
     pub(super) role: String,
-    pub(super) state: String,
 }
 
 impl Member {
@@ -39,16 +38,56 @@ impl Member {
     pub(super) fn is_primary(&self) -> bool {
         self.role() == "primary"
     }
+}
 
-    /// Whether it serves and, as a replica, receives the primary's log.
-    pub(super) fn is_well(&self) -> bool {
-        match self.state.as_str() {
-            "streaming" => true,
-            // Before version 4 of Patroni a streaming replica is just "running".
-            "running" => true,
-            _ => false,
-        }
+/// What an agent says of its own PostgreSQL, asked now: what the members say of each other may be seconds old.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Itself {
+    role: String,
+    state: String,
+    /// What a primary sees of its replicas.
+    #[serde(default)]
+    replication: Vec<Follower>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Follower {
+    application_name: String,
+    state: String,
+    sync_state: String,
+}
+
+impl Itself {
+    pub(super) fn is_primary(&self) -> bool {
+        matches!(self.role.as_str(), "leader" | "master" | "primary") && self.state == "running"
     }
+
+    /// The names of those that receive its log.
+    pub(super) fn streaming(&self) -> Vec<&str> {
+        let streaming = self
+            .replication
+            .iter()
+            .filter(|follower| follower.state == "streaming");
+        streaming
+            .map(|follower| follower.application_name.as_str())
+            .collect()
+    }
+
+    /// Whether a write waits for one of them.
+    pub(super) fn is_synchronous(&self) -> bool {
+        self.replication.iter().any(|follower| {
+            follower.state == "streaming"
+                && matches!(follower.sync_state.as_str(), "sync" | "quorum")
+        })
+    }
+}
+
+/// What the agent at this address says of its own PostgreSQL.
+pub(super) async fn itself(rest: SocketAddr) -> Option<Itself> {
+    let (_, body) = client::send(Method::GET, rest, "/patroni", LIMIT)
+        .await
+        .ok()?;
+    serde_json::from_slice(&body).ok()
 }
 
 #[derive(Deserialize)]
@@ -144,6 +183,19 @@ fn fields(text: &str) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_replicas_that_stream_now_count() {
+        let text = r#"{"state": "running", "role": "master", "server_version": 150018, "replication": [
+            {"usename": "replicator", "application_name": "a", "state": "streaming", "sync_state": "async"},
+            {"usename": "replicator", "application_name": "b", "state": "catchup", "sync_state": "sync"}]}"#;
+        let itself: Itself = serde_json::from_str(text).unwrap();
+        assert!(itself.is_primary() && !itself.is_synchronous());
+        assert_eq!(itself.streaming(), ["a"]);
+        let replica: Itself =
+            serde_json::from_str(r#"{"state": "running", "role": "replica"}"#).unwrap();
+        assert!(!replica.is_primary() && replica.streaming().is_empty());
+    }
 
     #[test]
     fn a_bulk_string_is_read_when_it_is_complete() {
