@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,9 +18,12 @@ use super::router::{Core, Router};
 use super::status::Role;
 use super::token::Known;
 
-/// How long a connection that was given back may take to say where it stands. After it, it is closed. Half of what
-/// [`Causal::settle`] waits, so that there is time to ask the primary instead.
+/// How long a connection that was given back may take to say where it stands, before the primary is asked in its place. Half
+/// of what [`Causal::settle`] waits.
 pub(crate) const SETTLE_LIMIT: Duration = Duration::from_millis(250);
+
+/// How long it may take to become usable again. After it, it is closed.
+const REUSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection lent to a unit of work, for one user at a time.
 pub(crate) type Guard = OwnedMappedMutexGuard<Option<Lease>, Lease>;
@@ -242,13 +246,27 @@ impl Drop for Lease {
         // Whoever forgot a BEGIN, or was cancelled within a query, must not hand that on to the next.
         self.core.runtime.spawn(async move {
             let _permit = permit;
-            let asking = async {
-                if begun {
-                    object.client.batch_execute("ROLLBACK").await.ok()?;
+            let mut unsettled = unsettled;
+            let answer = {
+                let mut asking = pin!(async {
+                    if begun {
+                        object.client.batch_execute("ROLLBACK").await.ok()?;
+                    }
+                    object.client.simple_query(STAND).await.ok()
+                });
+                let early = timeout(SETTLE_LIMIT, asking.as_mut()).await;
+                if !write && !matches!(early, Ok(Some(_))) {
+                    // The primary has at least what any replica has shown.
+                    let asked = timeout(SETTLE_LIMIT, core.ask_primary(index)).await;
+                    if let (Ok(Some(stand)), Some(unsettled)) = (asked, unsettled.take()) {
+                        unsettled.at(Position::default(), stand.visible(), stand.of_primary());
+                    }
                 }
-                object.client.simple_query(STAND).await.ok()
+                match early {
+                    Ok(answer) => answer,
+                    Err(_) => timeout(REUSE_LIMIT, asking).await.ok().flatten(),
+                }
             };
-            let answer = timeout(SETTLE_LIMIT, asking).await.ok().flatten();
             let view = core.view.load_full();
             let node = &view.nodes[index];
             let stand = answer.and_then(|rows| Stand::read(&rows, node.timeline));
@@ -258,25 +276,16 @@ impl Drop for Lease {
                 {
                     node.proof.fetch_max(position.lsn.0, Ordering::AcqRel);
                 }
+                if let Some(unsettled) = unsettled {
+                    let written = if write {
+                        stand.written(None)
+                    } else {
+                        Position::default()
+                    };
+                    unsettled.at(written, stand.visible(), stand.of_primary());
+                }
             }
             give_back(object, stand.is_some_and(|stand| !stand.in_transaction));
-            let Some(unsettled) = unsettled else { return };
-            match stand {
-                Some(stand) if write => {
-                    unsettled.at(stand.written(None), stand.visible(), stand.of_primary());
-                }
-                Some(stand) => {
-                    unsettled.at(Position::default(), stand.visible(), stand.of_primary());
-                }
-                None if write => {}
-                // The primary has at least what any replica has shown.
-                None => match timeout(SETTLE_LIMIT, core.ask_primary(index)).await {
-                    Ok(Some(stand)) => {
-                        unsettled.at(Position::default(), stand.visible(), stand.of_primary());
-                    }
-                    _ => drop(unsettled),
-                },
-            }
         });
     }
 }
