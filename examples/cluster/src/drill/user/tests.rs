@@ -55,7 +55,7 @@ impl Service {
     fn third(&self) -> bool {
         let mut store = self.store();
         store.requests += 1;
-        store.requests % 3 == 0
+        store.requests.is_multiple_of(3)
     }
 
     fn user(&self, headers: &HeaderMap) -> Option<String> {
