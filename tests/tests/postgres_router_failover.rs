@@ -108,6 +108,15 @@ async fn reads_go_on_and_show_own_writes_while_the_primary_is_dead() {
     );
     let error = router.write().await.unwrap_err();
     assert!(error.is_retryable() && error.is_unavailable(), "{error:?}");
+    // Nobody is left to say what a read of a dying replica showed; it must not tie the client to the dead primary.
+    let conn = db.read().await.unwrap();
+    let name = conn.node().to_owned();
+    let served = cluster.nodes.iter().find(|node| node.name == name).unwrap();
+    served.kill().await.unwrap();
+    drop(conn);
+    assert!(!db.token().await.unwrap().is_primary_only());
+    let conn = db.read().await.expect("a read on the last node");
+    assert!(conn.node() != name && sees(&conn, 1).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
