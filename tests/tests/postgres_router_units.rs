@@ -70,7 +70,7 @@ async fn a_unit_commits_what_its_parts_committed_and_nothing_else() {
     tx.batch_execute("SELECT 1/0").await.unwrap_err();
     assert!(matches!(tx.commit().await, Err(Error::RolledBack { .. })));
     // The failure was the savepoint's; the unit goes on, and its own parts see what it has done.
-    insert(&*db.write().await.unwrap(), 5).await;
+    insert(&db.write().await.unwrap(), 5).await;
     let conn = db.read().await.unwrap();
     let count: i64 = conn
         .query_one("SELECT count(*) FROM note", &[])
