@@ -482,7 +482,8 @@ impl Cluster {
             let client = self.nodes[leader].client().await.map_err(|error| chain(&error))?;
             let row = client
                 .query_one(
-                    "select count(*) filter (where state = 'streaming'), \
+                    // The sender of a connection that a replica has given up stays for seconds, beside its new one.
+                    "select count(distinct application_name) filter (where state = 'streaming'), \
                      count(*) filter (where sync_state in ('sync', 'quorum')), \
                      coalesce(string_agg(concat_ws(' ', application_name, state, sync_state), ', '), 'no replica') \
                      from pg_stat_replication",
