@@ -25,7 +25,7 @@ pub struct LocalReply;
 /// let response = Problem::new(StatusCode::SERVICE_UNAVAILABLE)
 ///     .detail("no endpoint of \"catalog\" is available")
 ///     .retry_after(Duration::from_secs(1))
-///     .into_response();
+///     .into_response::<bytes::Bytes>();
 /// assert_eq!(response.headers()["retry-after"], "1");
 /// assert_eq!(response.headers()["content-type"], "application/problem+json");
 /// ```

@@ -64,7 +64,10 @@ fn set_up() -> Result<(), Failure> {
 }
 
 fn test(threads: Option<usize>, rest: &[String]) -> Result<(), Failure> {
-    let mut step = Step::cargo("test", ["test", "--workspace", "--all-features"]);
+    let mut step = Step::cargo(
+        "test",
+        ["test", "--workspace", "--all-features", "--no-fail-fast"],
+    );
     let split = rest.iter().position(|arg| arg == "--");
     let (filters, harness) = match split {
         Some(at) => (&rest[..at], &rest[at + 1..]),
