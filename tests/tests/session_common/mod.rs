@@ -182,12 +182,12 @@ pub(crate) async fn lost_in_a_merge(store: impl Store) -> usize {
     let mut requests = JoinSet::new();
     for n in 0..100 {
         let mut client = client.clone();
-        requests.spawn(async move { client.text(&format!("/set/n{n}/{n}")).await });
+        requests.spawn(async move { client.patient(&format!("/set/n{n}/{n}")).await });
     }
     requests.join_all().await;
     let mut lost = 0;
     for n in 0..100 {
-        if client.text(&format!("/get/n{n}")).await != n.to_string() {
+        if client.patient(&format!("/get/n{n}")).await != n.to_string() {
             lost += 1;
         }
     }
