@@ -1,6 +1,7 @@
 //! Runs the criterion benches and puts each result of ours beside its peers'.
 //!
-//! The benches name their functions `CASE/WHO` inside a group named after the bench, where `WHO` is `ours` or a peer.
+//! The benches name their functions `BenchmarkId::new(CASE, WHO)` in a group named after the bench, where `WHO` is `ours` or a
+//! peer; criterion keeps each result in a folder `BENCH/CASE/WHO`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -71,29 +72,42 @@ fn target_directory() -> Result<PathBuf, Failure> {
 /// Reads every result under a group's folder.
 fn collect(results: &Path) -> Result<BTreeMap<String, Row>, Failure> {
     let mut cases = BTreeMap::<String, Row>::new();
-    for entry in fs::read_dir(results).map_err(|source| file(results, source))? {
-        let new = entry
-            .map_err(|source| file(results, source))?
-            .path()
-            .join("new");
-        if !new.is_dir() {
-            continue; // the group's report
+    for case in folders(results)? {
+        for who in folders(&case)? {
+            let new = who.join("new");
+            if !new.is_dir() {
+                continue; // a report
+            }
+            let (path, benchmark) = read(&new, "benchmark.json")?;
+            let (Some(case), Some(who)) = (
+                benchmark["function_id"].as_str(),
+                benchmark["value_str"].as_str(),
+            ) else {
+                return Err(wrong(&path, "names no CASE and WHO"));
+            };
+            let (path, estimates) = read(&new, "estimates.json")?;
+            let median = estimates["median"]["point_estimate"]
+                .as_f64()
+                .ok_or_else(|| wrong(&path, "has no median"))?;
+            let row = cases.entry(case.to_owned()).or_default();
+            row.insert(who.to_owned(), median);
         }
-        let (path, benchmark) = read(&new, "benchmark.json")?;
-        let (case, who) = benchmark["function_id"]
-            .as_str()
-            .and_then(|id| id.rsplit_once('/'))
-            .ok_or_else(|| wrong(&path, "function_id is not CASE/WHO"))?;
-        let (path, estimates) = read(&new, "estimates.json")?;
-        let median = estimates["median"]["point_estimate"]
-            .as_f64()
-            .ok_or_else(|| wrong(&path, "has no median"))?;
-        cases
-            .entry(case.to_owned())
-            .or_default()
-            .insert(who.to_owned(), median);
+    }
+    if cases.is_empty() {
+        return Err(wrong(results, "holds no result"));
     }
     Ok(cases)
+}
+
+fn folders(of: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(of).map_err(|source| file(of, source))? {
+        let path = entry.map_err(|source| file(of, source))?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    Ok(folders)
 }
 
 fn read(folder: &Path, name: &str) -> Result<(PathBuf, Value), Failure> {
@@ -150,6 +164,7 @@ fn table(bench: &str, cases: &BTreeMap<String, Row>) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -170,6 +185,29 @@ mod tests {
         assert_eq!(lines[0][..3], ["balance", "ours", "tower"]);
         assert_eq!(lines[1], ["p2c/100", "9.2", "212.0"]);
         assert_eq!(lines[2], ["rr/100", "10.0", "-"]);
+    }
+
+    #[test]
+    fn results_are_found_where_criterion_keeps_them_and_none_is_an_error() {
+        let root = std::env::temp_dir().join(format!("xtask-bench-{}", std::process::id()));
+        let new = root.join("p2c_100/tower/new");
+        fs::create_dir_all(&new).unwrap();
+        fs::create_dir_all(root.join("report")).unwrap();
+        let none = collect(&root.join("report"));
+        fs::write(
+            new.join("benchmark.json"),
+            r#"{"function_id":"p2c_100","value_str":"tower"}"#,
+        )
+        .unwrap();
+        fs::write(
+            new.join("estimates.json"),
+            r#"{"median":{"point_estimate":212.5}}"#,
+        )
+        .unwrap();
+        let found = collect(&root);
+        fs::remove_dir_all(&root).unwrap();
+        assert!(matches!(none, Err(Failure::Result { .. })));
+        assert_eq!(found.unwrap()["p2c_100"]["tower"], 212.5);
     }
 
     #[test]
