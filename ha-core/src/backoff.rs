@@ -10,6 +10,8 @@
 
 use std::time::Duration;
 
+use crate::config::ConfigError;
+
 /// How long to wait before each retry.
 ///
 /// The default starts at 25 ms, doubles, and stops growing at 250 ms: the first retry usually goes to another
@@ -36,6 +38,23 @@ impl Backoff {
     #[must_use]
     pub const fn new(base: Duration, cap: Duration) -> Self {
         Self { base, cap }
+    }
+
+    /// Whether the numbers make sense together. What builds on a backoff asks this when it is built.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when `base` is above `cap`, or `cap` is longer than a day. A zero `base` is a choice: never wait.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::at_most_a_day("backoff.cap", self.cap)?;
+        if self.base > self.cap {
+            return Err(ConfigError::new(
+                "backoff.base",
+                format_args!("{:?}", self.base),
+                "must not be longer than backoff.cap",
+            ));
+        }
+        Ok(())
     }
 
     /// The longest wait before retry number `retry`, counted from 0.
@@ -98,6 +117,28 @@ mod tests {
             Backoff::new(Duration::ZERO, Duration::from_secs(1)).delay(9, u64::MAX),
             Duration::ZERO
         );
+    }
+
+    #[test]
+    fn an_inverted_or_endless_backoff_is_refused_by_value() {
+        let secs = Duration::from_secs;
+        for (base, cap, message) in [
+            (
+                9,
+                1,
+                "backoff.base is 9s: must not be longer than backoff.cap",
+            ),
+            (
+                1,
+                86_401,
+                "backoff.cap is 86401s: must not be longer than a day",
+            ),
+        ] {
+            let refused = Backoff::new(secs(base), secs(cap)).validate().unwrap_err();
+            assert_eq!(refused.to_string(), message);
+        }
+        assert_eq!(Backoff::default().validate(), Ok(()));
+        assert_eq!(Backoff::new(secs(0), secs(0)).validate(), Ok(()));
     }
 
     proptest! {

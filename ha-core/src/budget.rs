@@ -19,7 +19,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
+use crate::config::ConfigError;
 
 const TICKS: usize = 10;
 
@@ -32,7 +32,7 @@ pub struct Config {
     /// minute can still retry it.
     pub reserve_per_second: f64,
     /// The time over which both sides are counted. Default 10 s: long enough to smooth bursts, short enough that an
-    /// hour of good traffic does not pay for a storm.
+    /// hour of good traffic does not pay for a storm. From 1 s, so that the ticks outlast any uptime, to an hour.
     pub window: Duration,
 }
 
@@ -46,19 +46,37 @@ impl Default for Config {
     }
 }
 
-/// Why a [`Config`] was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The ratio is not a number within 0.0..=1.0.
-    #[error("retry_ratio {0} is not within 0.0..=1.0")]
-    RetryRatio(f64),
-    /// The reserve is negative, infinite or not a number.
-    #[error("reserve_per_second {0} is not a finite number of at least 0")]
-    ReservePerSecond(f64),
-    /// The window is too short to be counted in ten ticks of a millisecond.
-    #[error("window {0:?} is shorter than 10 ms")]
-    Window(Duration),
+impl Config {
+    /// Whether the numbers make sense.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with the field and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        // Not a number is within no range.
+        if !(0.0..=1.0).contains(&self.retry_ratio) {
+            return Err(ConfigError::new(
+                "budget.retry_ratio",
+                self.retry_ratio,
+                "must be within 0.0..=1.0",
+            ));
+        }
+        if !(0.0..f64::INFINITY).contains(&self.reserve_per_second) {
+            return Err(ConfigError::new(
+                "budget.reserve_per_second",
+                self.reserve_per_second,
+                "must be a finite number of at least 0",
+            ));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&self.window) {
+            return Err(ConfigError::new(
+                "budget.window",
+                format_args!("{:?}", self.window),
+                "must be from 1s to 1h",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Counts requests and retries over a sliding window and says whether one more retry fits.
@@ -114,15 +132,7 @@ impl Budget {
     ///
     /// [`ConfigError`] names the field that is out of range.
     pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
-        if !(0.0..=1.0).contains(&config.retry_ratio) {
-            return Err(ConfigError::RetryRatio(config.retry_ratio));
-        }
-        if !(config.reserve_per_second.is_finite() && config.reserve_per_second >= 0.0) {
-            return Err(ConfigError::ReservePerSecond(config.reserve_per_second));
-        }
-        if config.window < Duration::from_millis(10) {
-            return Err(ConfigError::Window(config.window));
-        }
+        config.validate()?;
         Ok(Self::sized(config, now))
     }
 
@@ -171,9 +181,25 @@ impl Budget {
         // A hair of tolerance, so that 0.2 * 5 is one retry although 0.2 is not a binary fraction.
         let fits = (spent + 1) as f64 <= allowed + 1e-9;
         if fits {
-            retries.per_tick[slot(tick)] += 1;
+            let taken = &mut retries.per_tick[slot(tick)];
+            *taken = taken.saturating_add(1);
         }
         fits
+    }
+
+    /// Gives back a retry that was granted at `withdrawn` and then not sent, because its caller went away or it could no
+    /// longer be sent. Call it at most once per granted retry.
+    ///
+    /// A retry that has left the window already changes nothing.
+    pub fn refund(&self, withdrawn: Instant) {
+        let tick = self.tick(withdrawn);
+        let mut retries = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        // One granted to a clock that lagged was counted at the newest tick; then it stays counted, which errs on the
+        // side of too few retries.
+        if tick <= retries.newest && retries.newest - tick < TICKS as u32 {
+            let taken = &mut retries.per_tick[slot(tick)];
+            *taken = taken.saturating_sub(1);
+        }
     }
 
     fn requests_until(&self, tick: u32) -> u64 {

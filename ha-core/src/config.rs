@@ -49,6 +49,22 @@ impl ConfigError {
         Ok(())
     }
 
+    /// Refuses a duration of more than a day: a wait that long is a slip of units, and sums of it with an instant could
+    /// overflow.
+    ///
+    /// # Errors
+    /// When `value` is longer than 24 hours.
+    pub fn at_most_a_day(field: &'static str, value: Duration) -> Result<(), Self> {
+        if value > Duration::from_secs(86_400) {
+            return Err(Self::new(
+                field,
+                format_args!("{value:?}"),
+                "must not be longer than a day",
+            ));
+        }
+        Ok(())
+    }
+
     /// Refuses a count of zero.
     ///
     /// # Errors

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
+use crate::config::ConfigError;
 
 /// Where a server stands between serving and gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,20 +46,6 @@ impl Default for Config {
     }
 }
 
-/// Why a [`Config`] was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The deadline comes before the end of the settle time, so nothing could finish.
-    #[error("deadline {deadline:?} is before the end of settle {settle:?}")]
-    DeadlineBeforeSettle {
-        /// The refused deadline.
-        deadline: Duration,
-        /// The settle time it has to cover.
-        settle: Duration,
-    },
-}
-
 /// A drain as a value: told when it starts, asked which phase it is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drain {
@@ -72,13 +58,16 @@ impl Drain {
     ///
     /// # Errors
     ///
-    /// [`ConfigError::DeadlineBeforeSettle`] when `config.deadline` is shorter than `config.settle`.
+    /// [`ConfigError`] when the deadline is zero, longer than a day, or shorter than `config.settle`.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
+        ConfigError::positive("drain.deadline", config.deadline)?;
+        ConfigError::at_most_a_day("drain.deadline", config.deadline)?;
         if config.deadline < config.settle {
-            return Err(ConfigError::DeadlineBeforeSettle {
-                deadline: config.deadline,
-                settle: config.settle,
-            });
+            return Err(ConfigError::new(
+                "drain.deadline",
+                format_args!("{:?}", config.deadline),
+                "must not be shorter than drain.settle",
+            ));
         }
         Ok(Self {
             config,
@@ -110,7 +99,7 @@ impl Drain {
         }
     }
 
-    /// When `phase` is reached: `None` while the drain has not started, or when the time cannot be represented.
+    /// When `phase` is reached: `None` while the drain has not started.
     #[must_use]
     pub fn reaches(&self, phase: Phase) -> Option<Instant> {
         let started = self.started?;
@@ -179,15 +168,26 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_inside_the_settle_time_is_refused_by_value() {
-        let config = Config {
-            settle: Duration::from_secs(5),
-            deadline: Duration::from_secs(4),
-        };
-        assert_eq!(
-            Drain::new(config).unwrap_err().to_string(),
-            "deadline 4s is before the end of settle 5s"
-        );
+    fn a_deadline_of_zero_of_days_or_inside_the_settle_time_is_refused_by_value() {
+        for (settle, deadline, message) in [
+            (
+                5,
+                4,
+                "drain.deadline is 4s: must not be shorter than drain.settle",
+            ),
+            (0, 0, "drain.deadline is 0ns: must be longer than zero"),
+            (
+                5,
+                86_401,
+                "drain.deadline is 86401s: must not be longer than a day",
+            ),
+        ] {
+            let config = Config {
+                settle: Duration::from_secs(settle),
+                deadline: Duration::from_secs(deadline),
+            };
+            assert_eq!(Drain::new(config).unwrap_err().to_string(), message);
+        }
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn phases_never_go_back_and_change_when_announced(settle in 0u64..10_000, more in 0u64..10_000, a in 0u64..30_000, b in 0u64..30_000) {
+        fn phases_never_go_back_and_change_when_announced(settle in 0u64..10_000, more in 1u64..10_000, a in 0u64..30_000, b in 0u64..30_000) {
             let t0 = Instant::now();
             let mut drain = Drain::new(Config {
                 settle: Duration::from_millis(settle),

@@ -74,34 +74,81 @@ fn a_clock_that_lags_behind_another_thread_gains_nothing() {
 #[test]
 fn bad_values_are_refused_by_name() {
     let t0 = Instant::now();
+    let windowed = |window| Config {
+        window,
+        ..Config::default()
+    };
     for (bad, message) in [
         (
             config(f64::NAN, 1.0),
-            "retry_ratio NaN is not within 0.0..=1.0",
+            "budget.retry_ratio is NaN: must be within 0.0..=1.0",
         ),
         (
             config(-0.1, 1.0),
-            "retry_ratio -0.1 is not within 0.0..=1.0",
+            "budget.retry_ratio is -0.1: must be within 0.0..=1.0",
         ),
-        (config(1.1, 1.0), "retry_ratio 1.1 is not within 0.0..=1.0"),
+        (
+            config(1.1, 1.0),
+            "budget.retry_ratio is 1.1: must be within 0.0..=1.0",
+        ),
         (
             config(0.2, -1.0),
-            "reserve_per_second -1 is not a finite number of at least 0",
+            "budget.reserve_per_second is -1: must be a finite number of at least 0",
+        ),
+        (
+            config(0.2, f64::NAN),
+            "budget.reserve_per_second is NaN: must be a finite number of at least 0",
         ),
         (
             config(0.2, f64::INFINITY),
-            "reserve_per_second inf is not a finite number of at least 0",
+            "budget.reserve_per_second is inf: must be a finite number of at least 0",
         ),
         (
-            Config {
-                window: Duration::ZERO,
-                ..Config::default()
-            },
-            "window 0ns is shorter than 10 ms",
+            windowed(Duration::from_millis(999)),
+            "budget.window is 999ms: must be from 1s to 1h",
+        ),
+        (
+            windowed(Duration::MAX),
+            "budget.window is 18446744073709551615.999999999s: must be from 1s to 1h",
         ),
     ] {
         assert_eq!(Budget::new(bad, t0).unwrap_err().to_string(), message);
     }
+}
+
+#[test]
+fn the_shortest_window_still_slides_after_ten_years() {
+    let t0 = Instant::now();
+    let shortest = Config {
+        window: Duration::from_secs(1),
+        ..config(0.0, 3.0)
+    };
+    let budget = Budget::new(shortest, t0).unwrap();
+    for years in [0, 1, 10] {
+        let now = t0 + Duration::from_secs(years * 365 * 86_400);
+        assert_eq!(drained(&budget, now), 3, "{years} years");
+        assert_eq!(drained(&budget, now + Duration::from_secs(1)), 3);
+    }
+}
+
+#[test]
+fn a_retry_given_back_can_be_taken_again_and_only_once() {
+    let t0 = Instant::now();
+    let budget = Budget::new(config(0.0, 0.2), t0).unwrap();
+    assert_eq!(drained(&budget, t0), 2);
+    budget.refund(t0);
+    assert_eq!(drained(&budget, t0), 1);
+}
+
+#[test]
+fn a_refund_of_what_left_the_window_gives_nothing() {
+    let t0 = Instant::now();
+    let budget = Budget::new(config(0.0, 0.2), t0).unwrap();
+    assert_eq!(drained(&budget, t0), 2);
+    let later = t0 + Duration::from_secs(10);
+    assert_eq!(drained(&budget, later), 2);
+    budget.refund(t0);
+    assert_eq!(drained(&budget, later), 0);
 }
 
 /// Eight threads fail at once and together may take exactly what one could.

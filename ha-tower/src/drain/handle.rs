@@ -3,7 +3,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ha_core::drain::{Config, ConfigError, Drain as Core, Phase};
+use ha_core::config::ConfigError;
+use ha_core::drain::{Config, Drain as Core, Phase};
 use http::StatusCode;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};

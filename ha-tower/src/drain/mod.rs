@@ -54,4 +54,5 @@ pub use handle::{Builder, Drain, Report};
 pub use layer::{Counted, DrainLayer, ResponseFuture};
 pub use serve::{Server, serve};
 
-pub use ha_core::drain::{ConfigError, Phase};
+pub use ha_core::config::ConfigError;
+pub use ha_core::drain::Phase;
