@@ -78,7 +78,12 @@
 //! | `redis` | no | `redis` |
 //! | `tower` | no | `causal::CausalLayer`, `idempotency::IdempotencyLayer`; turns `postgres` on |
 //! | `axum` | no | the `Db` extractor, `postgres::Error` as a response; turns `tower` on |
+//!
 
+#![cfg_attr(
+    not(feature = "postgres"),
+    doc = "[`postgres`]: #features\n[`postgres::Router`]: #features\n[`postgres::Token`]: #features\n[`postgres::Error`]: #features\n[`idempotency`]: #features"
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 #[cfg(feature = "postgres")]

@@ -137,6 +137,12 @@
 //!
 //! [`KeyRing`]: crate::KeyRing
 
+#![cfg_attr(not(feature = "redis"), doc = "[`RedisStore`]: #features")]
+#![cfg_attr(not(feature = "postgres"), doc = "[`PostgresStore`]: #features")]
+#![cfg_attr(
+    not(all(feature = "redis", feature = "postgres")),
+    doc = "[`Tiered`]: #features\n[`Level::Durable`]: #features\n[`Level::Cache`]: #features"
+)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 #[cfg(feature = "axum")]

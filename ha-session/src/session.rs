@@ -74,6 +74,8 @@ struct Inner {
 #[derive(Default)]
 struct State {
     current: Option<Presented>,
+    /// What was drawn for a commit that is not confirmed: it may be stored under it.
+    drawn: Option<SessionId>,
     seen: Seen,
     read: bool,
     wrote: bool,
@@ -264,7 +266,8 @@ impl Session {
             Ok(()) => {
                 state.wrote = true;
                 state.patch.subtract(&patch);
-                state.rotate = false;
+                // A clone may have asked for one since.
+                state.rotate &= !rotate;
             }
             Err(SessionError::Ended | SessionError::Superseded | SessionError::Conflict { .. }) => {
                 state.patch.clear();
@@ -276,21 +279,22 @@ impl Session {
     }
 
     async fn commit_destroy(&self) -> Result<(), SessionError> {
-        let current = {
+        let (current, drawn) = {
             let state = self.state();
             if !state.destroy {
                 return Ok(());
             }
-            state.current
+            (state.current.map(|presented| presented.id), state.drawn)
         };
-        if let Some(presented) = current {
+        for id in [current, drawn].into_iter().flatten() {
             let store = &self.inner.shared.store;
-            self.within(store.destroy(presented.id.key()))
+            self.within(store.destroy(id.key()))
                 .await
                 .map_err(not_committed)?;
         }
         let mut state = self.state();
         state.destroy = false;
+        state.drawn = None;
         state.seen = Seen::Nothing;
         if state.current.take().is_some() {
             state.wrote = true;
@@ -309,34 +313,64 @@ impl Session {
             (state.current, blind, matches!(state.seen, Seen::Nothing))
         };
         if let (Some(presented), false) = (current, nothing) {
-            let next = if rotate {
-                presented.id.successor().map_err(SessionError::Random)?
+            let (id, outcome) = if rotate {
+                self.commit_rotation(presented.id, patch).await?
             } else {
-                presented.id
+                let commit = self.update(presented.id, patch);
+                (presented.id, self.send(commit).await?)
             };
-            let settings = &self.inner.shared.settings;
-            let mut commit = Commit::update(
-                presented.id.key(),
-                patch.clone(),
-                settings.expiry,
-                settings.max_session,
-            );
-            commit.rotate_to = rotate.then(|| next.key());
-            commit.expected = self.expected(patch);
-            match self.send(commit).await? {
+            match outcome {
                 Outcome::Committed(record) => {
-                    self.adopt(next, record);
+                    self.adopt(id, record);
                     return Ok(());
                 }
                 Outcome::Gone(gone) if blind && self.was_gone_before(gone) => {}
                 other => return Err(self.refused(other, patch)),
             }
         }
+        self.commit_new(patch).await
+    }
+
+    fn update(&self, id: SessionId, patch: &Patch) -> Commit {
+        let settings = &self.inner.shared.settings;
+        let mut commit = Commit::update(
+            id.key(),
+            patch.clone(),
+            settings.expiry,
+            settings.max_session,
+        );
+        commit.expected = self.expected(patch);
+        commit
+    }
+
+    /// Commits under the next id. One try that was not confirmed may be stored all the same: then this client is the only one
+    /// who is to know the next id, and the rest is committed under it.
+    async fn commit_rotation(
+        &self,
+        id: SessionId,
+        patch: &Patch,
+    ) -> Result<(SessionId, Outcome), SessionError> {
+        let (next, again) = self.draw(|| id.successor())?;
+        let mut commit = self.update(id, patch);
+        commit.rotate_to = Some(next.key());
+        let outcome = self.send(commit).await?;
+        if !again || outcome != Outcome::Superseded {
+            return Ok((next, outcome));
+        }
+        let mut rest = self.update(next, patch);
+        rest.expected = None;
+        Ok(match self.send(rest).await? {
+            Outcome::Gone(_) => (next, Outcome::Superseded),
+            outcome => (next, outcome),
+        })
+    }
+
+    async fn commit_new(&self, patch: &Patch) -> Result<(), SessionError> {
         // Only a session with something in it is worth an id.
         if !patch.iter().any(|(_, change)| *change != Change::Remove) {
             return Ok(());
         }
-        let id = SessionId::random().map_err(SessionError::Random)?;
+        let (id, _) = self.draw(SessionId::random)?;
         let settings = &self.inner.shared.settings;
         let commit = Commit::create(
             id.key(),
@@ -351,6 +385,20 @@ impl Session {
             }
             other => Err(self.refused(other, patch)),
         }
+    }
+
+    /// The id that an unconfirmed commit was made under, and true, or a new one.
+    fn draw(
+        &self,
+        new: impl FnOnce() -> Result<SessionId, getrandom::Error>,
+    ) -> Result<(SessionId, bool), SessionError> {
+        let mut state = self.state();
+        if let Some(drawn) = state.drawn {
+            return Ok((drawn, true));
+        }
+        let id = new().map_err(SessionError::Random)?;
+        state.drawn = Some(id);
+        Ok((id, false))
     }
 
     /// Whether the session had ended before this request began, by two durations, so that no clocks are compared.
@@ -391,6 +439,7 @@ impl Session {
         };
         let mut state = self.state();
         state.current = Some(presented);
+        state.drawn = None;
         state.cookie = Cookie::Set(presented, record.absolute_left);
         state.seen = Seen::Found(record);
     }
@@ -471,16 +520,15 @@ impl Session {
             && !state.rotate
             && !state.destroy
             && !state.wrote
+            && !state.read
             && matches!(state.seen, Seen::NotAsked)
     }
 
     /// Commits, extends the idle window where due, and says what the answer needs.
     pub(crate) async fn finish(&self) -> Result<Effects, SessionError> {
         self.commit().await?;
-        if !self.inner.shared.settings.pass_unknown
-            && let Seen::Unknown(error) = &self.state().seen
-        {
-            return Err(SessionError::Unknown(Arc::clone(error)));
+        if !self.inner.shared.settings.pass_unknown {
+            self.settle_reads().await?;
         }
         self.touch().await;
         let state = self.state();
@@ -493,6 +541,14 @@ impl Session {
             },
             private: state.read || state.wrote,
         })
+    }
+
+    /// What a handler read must be known. It may have given up waiting and taken that for "nothing there".
+    async fn settle_reads(&self) -> Result<(), SessionError> {
+        if self.state().read {
+            return self.load().await;
+        }
+        self.known().unwrap_or(Ok(()))
     }
 
     async fn touch(&self) {

@@ -61,6 +61,11 @@
 //! # }
 //! ```
 
+#![cfg_attr(
+    not(feature = "tower"),
+    doc = "\n[`IdempotencyLayer`]: crate#features\n[`Builder::scope`]: crate#features"
+)]
+
 #[cfg(feature = "tower")]
 mod answer;
 #[cfg(feature = "tower")]

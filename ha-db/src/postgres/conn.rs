@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedMappedMutexGuard, OwnedSemaphorePermit};
@@ -111,6 +111,7 @@ pub(crate) struct Lease {
     write: bool,
     /// Inside a transaction of ours: given back, it is rolled back.
     begun: bool,
+    savepoints: AtomicU64,
     /// The system id when it was lent.
     system_id: u64,
     permit: Option<OwnedSemaphorePermit>,
@@ -133,6 +134,7 @@ impl Lease {
             causal,
             write,
             begun: false,
+            savepoints: AtomicU64::new(0),
             system_id,
             permit: None,
         }
@@ -169,6 +171,11 @@ impl Lease {
     /// What is said next is sent inside a transaction of ours.
     pub(crate) fn begun(&mut self) {
         self.begun = true;
+    }
+
+    /// A number that no savepoint of this transaction has had.
+    pub(crate) fn next_savepoint(&self) -> u64 {
+        self.savepoints.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Announces a commit.

@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::maybe_done;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
@@ -17,16 +16,13 @@ use super::conn::{Guard, Lease, SETTLE_LIMIT, STAND, Stand};
 use super::lsn::{Lsn, Position};
 use super::pool::{field, first_row};
 use super::router::Router;
+use super::savepoint::{Mark, Savepoint};
 use super::token::Known;
 use super::{Error, Token};
 
 /// Fails in a transaction that has failed, where COMMIT would report success and roll back.
 const BEFORE: &str =
     "SELECT pg_current_wal_insert_lsn(), pg_current_xact_id_if_assigned() IS NOT NULL";
-
-const SAVEPOINT: &str = "SAVEPOINT ha_db_nested";
-const RELEASE: &str = "RELEASE SAVEPOINT ha_db_nested";
-const UNDO: &str = "ROLLBACK TO SAVEPOINT ha_db_nested; RELEASE SAVEPOINT ha_db_nested";
 
 /// A transaction: dereferences to the [`Client`]. Dropped without [`Transaction::commit`], it is rolled back, and the connection
 /// is reused only after the server has confirmed that.
@@ -37,7 +33,7 @@ pub struct Transaction(Inner);
 enum Inner {
     Outer(Option<Box<Lease>>),
     /// Inside a unit of work: a savepoint of its transaction.
-    Nested(Option<Guard>),
+    Nested(Option<(Guard, Mark)>),
 }
 
 /// Begins on the primary, trying again until `write_wait` has passed as long as nothing was sent.
@@ -227,14 +223,14 @@ impl Transaction {
     }
 
     pub(crate) async fn nested(guard: Guard) -> Result<Self, Error> {
-        within(&guard, "SAVEPOINT", SAVEPOINT).await?;
-        Ok(Self(Inner::Nested(Some(guard))))
+        let mark = Mark::set(&guard).await?;
+        Ok(Self(Inner::Nested(Some((guard, mark)))))
     }
 
     fn lease(&self) -> &Lease {
         match &self.0 {
             Inner::Outer(Some(lease)) => lease,
-            Inner::Nested(Some(guard)) => guard,
+            Inner::Nested(Some((guard, _))) => guard,
             _ => unreachable!("a transaction is used only before it ends"),
         }
     }
@@ -254,72 +250,74 @@ impl Transaction {
     ///
     /// # Cancel safety
     /// Cancelled, the outcome is unknown: nobody was told of it, so the context's token does not cover it, and its reads
-    /// prefer the primary until it has been used again.
+    /// prefer the primary until it has been used again. Inside a unit of work it is a part of the unit once it was polled.
     pub async fn commit(mut self) -> Result<Token, Error> {
         match &mut self.0 {
             Inner::Outer(lease) => match lease.take() {
                 Some(lease) => commit(*lease).await,
                 None => unreachable!("commit consumes the transaction"),
             },
-            Inner::Nested(guard) => {
-                match &*guard {
-                    // On an error the drop undoes what has been done since the savepoint.
-                    Some(guard) => within(guard, "RELEASE SAVEPOINT", RELEASE).await?,
-                    None => unreachable!("commit consumes the transaction"),
+            Inner::Nested(open) => match open.take() {
+                Some((guard, mark)) => {
+                    mark.release(&guard).await?;
+                    let nothing =
+                        Token::at(guard.system_id(), Position::default(), Position::default());
+                    Ok(guard.causal().and_then(Causal::token).unwrap_or(nothing))
                 }
-                let guard = guard.take();
-                let system_id = guard.as_ref().map_or(0, |guard| guard.system_id());
-                let known = guard.as_ref().and_then(|guard| guard.causal()?.token());
-                let nothing = Token::at(system_id, Position::default(), Position::default());
-                Ok(known.unwrap_or(nothing))
-            }
+                None => unreachable!("commit consumes the transaction"),
+            },
         }
+    }
+
+    /// A savepoint: a part of this transaction that can be undone alone. Inside it there can be more.
+    ///
+    /// # Errors
+    /// [`Error::RolledBack`] when a statement has failed already, [`Error::Query`], [`Error::Timeout`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn savepoint(&mut self) -> Result<Savepoint<'_>, Error> {
+        Savepoint::set(self.lease()).await
     }
 
     /// Rolls back and waits for the server to say so.
     ///
     /// # Errors
-    /// [`Error::Query`], [`Error::Timeout`]: the connection is closed, and with it the transaction ends.
+    /// [`Error::Query`], [`Error::Timeout`]: the connection is closed, and with it the transaction ends. Inside a unit of work
+    /// the connection stays, and the unit cannot commit what was to be undone.
     ///
     /// # Cancel safety
     /// Rolled back all the same.
     pub async fn rollback(mut self) -> Result<(), Error> {
-        let limit = self.lease().core().settings.commit_timeout;
-        let sql = if matches!(self.0, Inner::Outer(_)) {
-            "ROLLBACK"
-        } else {
-            UNDO
-        };
-        let done = timeout(limit, self.lease().client().batch_execute(sql)).await;
-        done.map_err(|_| Error::Timeout {
-            what: "ROLLBACK",
-            limit,
-        })??;
         match &mut self.0 {
-            Inner::Outer(lease) => {
-                if let Some(lease) = lease.take() {
-                    lease.give_back_ended();
-                }
-            }
-            Inner::Nested(guard) => drop(guard.take()),
+            Inner::Outer(lease) => match lease.take() {
+                Some(lease) => rollback(*lease).await,
+                None => unreachable!("rollback consumes the transaction"),
+            },
+            Inner::Nested(open) => match open.take() {
+                Some((guard, mark)) => mark.undo(&guard).await,
+                None => unreachable!("rollback consumes the transaction"),
+            },
         }
-        Ok(())
     }
 }
 
-/// Runs a statement of ours inside a unit's transaction.
-async fn within(lease: &Lease, what: &'static str, sql: &str) -> Result<(), Error> {
+/// Rolls back, so that the connection can be used again; where that fails it is closed.
+pub(crate) async fn rollback(lease: Lease) -> Result<(), Error> {
     let limit = lease.core().settings.commit_timeout;
-    match timeout(limit, lease.client().batch_execute(sql)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
-            Err(Error::RolledBack {
-                node: lease.name().to_owned(),
-            })
+    let error = match timeout(limit, lease.client().batch_execute("ROLLBACK")).await {
+        Ok(Ok(())) => {
+            lease.give_back_ended();
+            return Ok(());
         }
-        Ok(Err(error)) => Err(Error::Query(error)),
-        Err(_) => Err(Error::Timeout { what, limit }),
-    }
+        Ok(Err(error)) => Error::Query(error),
+        Err(_) => Error::Timeout {
+            what: "ROLLBACK",
+            limit,
+        },
+    };
+    lease.discard();
+    Err(error)
 }
 
 impl Drop for Transaction {
@@ -327,10 +325,9 @@ impl Drop for Transaction {
         match &mut self.0 {
             // The lease knows that it is inside a transaction.
             Inner::Outer(lease) => drop(lease.take()),
-            Inner::Nested(guard) => {
-                if let Some(guard) = guard.take() {
-                    // The first poll sends; whoever gets the connection next is served after it.
-                    let _ = guard.client().batch_execute(UNDO).now_or_never();
+            Inner::Nested(open) => {
+                if let Some((guard, mark)) = open.take() {
+                    mark.abandon(&guard);
                 }
             }
         }

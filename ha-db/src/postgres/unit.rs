@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::conn::{Guard, Lease};
-use super::transaction::{begin, commit};
+use super::transaction::{begin, commit, rollback};
 use super::{Causal, Error, Router, Token};
 
 /// The connection of a unit, used by one at a time.
@@ -99,30 +99,14 @@ impl Unit {
     /// Rolls back; the connection is reused after the server has confirmed that.
     ///
     /// # Errors
-    /// [`Error::Timeout`] when somebody keeps the connection; it is rolled back when that one lets go.
+    /// [`Error::Timeout`] when somebody keeps the connection; it is rolled back when that one lets go. [`Error::Query`] when the
+    /// server does not confirm it; the connection is closed, and with it the transaction ends.
     ///
     /// # Cancel safety
     /// Rolled back all the same.
     pub async fn rollback(mut self) -> Result<(), Error> {
         let lease = self.take().await?;
-        let limit = lease.core().settings.commit_timeout;
-        match timeout(limit, lease.client().batch_execute("ROLLBACK")).await {
-            Ok(Ok(())) => {
-                lease.give_back_ended();
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                lease.discard();
-                Err(Error::Query(error))
-            }
-            Err(_) => {
-                lease.discard();
-                Err(Error::Timeout {
-                    what: "ROLLBACK",
-                    limit,
-                })
-            }
-        }
+        rollback(lease).await
     }
 
     /// Takes the connection out, after whoever uses it now; who comes later finds none.

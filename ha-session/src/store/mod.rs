@@ -3,8 +3,6 @@
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
-// What only the tiered store uses is not worth a cfg on every line.
-#[cfg_attr(not(feature = "postgres"), allow(dead_code, unused_imports))]
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(all(feature = "redis", feature = "postgres"))]

@@ -12,7 +12,7 @@ use crate::engine::millis;
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
 use crate::record::{Record, Version};
-use crate::store::redis::{Cached, CachedEntry};
+use crate::store::redis::{Copies, Copy};
 use crate::store::{
     Commit, Ending, Gone, Load, Outcome, PostgresStore, RedisStore, Store, StoreError,
 };
@@ -64,7 +64,7 @@ struct Settings {
 
 struct Inner {
     redis: RedisStore,
-    cache: RedisStore,
+    cache: Copies,
     postgres: PostgresStore,
     settings: Settings,
     redis_pause: Pause,
@@ -99,7 +99,7 @@ impl Tiered {
     fn assemble(redis: RedisStore, postgres: PostgresStore, settings: Settings) -> Self {
         Self {
             inner: Arc::new(Inner {
-                cache: redis.with_timeout(Self::CACHE_TIMEOUT),
+                cache: Copies::new(&redis, Self::CACHE_TIMEOUT),
                 redis,
                 postgres,
                 settings,
@@ -165,7 +165,7 @@ impl Inner {
         self.redis_pause.is_on() || (self.redis_pause.failed_last() && self.cache.is_disconnected())
     }
 
-    async fn look(&self, key: SessionKey) -> Option<Cached> {
+    async fn look(&self, key: SessionKey) -> Option<Copy> {
         if self.skips_redis() {
             return None;
         }
@@ -237,23 +237,21 @@ impl Inner {
     async fn load(self: &Arc<Self>, key: SessionKey, floor: Version) -> Load {
         let cached = self.look(key).await;
         let skipped = cached.is_none();
-        let copy = match usable(cached, floor) {
+        let (copy, age) = match usable(cached, floor) {
             Some(Ok(copy)) => copy,
             Some(Err(gone)) => return Load::Gone(gone),
             None => return self.load_through(key, floor, skipped).await,
         };
-        if copy.age < self.settings.recheck {
-            return Load::Found(copy.record);
+        if age < self.settings.recheck {
+            return Load::Found(copy);
         }
         match self.confirm(key, floor).await {
-            Some(Load::Found(record)) if record.version < copy.record.version => {
-                Load::Found(copy.record)
-            }
+            Some(Load::Found(record)) if record.version < copy.version => Load::Found(copy),
             Some(load) => {
                 self.repair(key, &load).await;
                 load
             }
-            None => self.during_outage(copy),
+            None => self.during_outage(copy, age),
         }
     }
 
@@ -267,7 +265,7 @@ impl Inner {
         if matches!(load, Load::Unknown(_)) && skipped {
             // Redis was passed over because of one failure; now it is all there is.
             match usable(self.cache.look(key).await.ok(), floor) {
-                Some(Ok(copy)) => return self.during_outage(copy),
+                Some(Ok((copy, age))) => return self.during_outage(copy, age),
                 Some(Err(gone)) => return Load::Gone(gone),
                 None => return load,
             }
@@ -276,12 +274,12 @@ impl Inner {
         load
     }
 
-    fn during_outage(&self, copy: CachedEntry) -> Load {
+    fn during_outage(&self, record: Record, age: Duration) -> Load {
         match self.settings.trust_during_outage {
-            Some(limit) if copy.age > limit => Load::Unknown(StoreError::Timeout {
+            Some(limit) if age > limit => Load::Unknown(StoreError::Timeout {
                 after: Tiered::CONFIRM_TIMEOUT,
             }),
-            _ => Load::Found(copy.record),
+            _ => Load::Found(record),
         }
     }
 
@@ -298,10 +296,13 @@ impl Inner {
 
     /// Puts the end of a session into Redis, and goes on trying where that fails.
     async fn bury(self: &Arc<Self>, key: SessionKey) {
-        let Err(error) = self.cache.bury(key).await else {
-            return;
-        };
-        self.cache_failed(key, "sign-out", &error);
+        if let Err(error) = self.cache.bury(key).await {
+            self.bury_later(key, &error);
+        }
+    }
+
+    fn bury_later(&self, key: SessionKey, error: &StoreError) {
+        self.cache_failed(key, "sign-out", error);
         let cache = self.cache.clone();
         let mut burials = self.burials.lock().unwrap_or_else(PoisonError::into_inner);
         while burials.try_join_next().is_some() {}
@@ -358,8 +359,9 @@ impl Store for Tiered {
         }
         if self.inner.postgres.end(key).await? {
             self.inner.bury(key).await;
-        } else if let Err(error) = self.inner.cache.destroy(key).await {
-            self.inner.cache_failed(key, "sign-out", &error);
+        } else if let Err(error) = self.inner.cache.end(key).await {
+            // It had ended already, maybe by a sign-out of which Redis was not told.
+            self.inner.bury_later(key, &error);
         }
         Ok(())
     }
@@ -391,10 +393,10 @@ impl Store for Tiered {
 
 /// What Redis may be believed: a copy that is not older than the client was told, or an end that is final. Everything else
 /// is for PostgreSQL to say.
-fn usable(cached: Option<Cached>, floor: Version) -> Option<Result<CachedEntry, Gone>> {
+fn usable(cached: Option<Copy>, floor: Version) -> Option<Result<(Record, Duration), Gone>> {
     match cached? {
-        Cached::Found(entry) if entry.record.version >= floor => Some(Ok(entry)),
-        Cached::Gone(gone) if matches!(gone.ending, Ending::Destroyed | Ending::Rotated) => {
+        Copy::Found(record, age) if record.version >= floor => Some(Ok((record, age))),
+        Copy::Gone(gone) if matches!(gone.ending, Ending::Destroyed | Ending::Rotated) => {
             Some(Err(gone))
         }
         _ => None,

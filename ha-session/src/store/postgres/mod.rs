@@ -27,10 +27,11 @@ const LOAD: &str = "select format::int, version, state::int, data::text, \
      from ha_session where key = $1";
 const COMMIT: &str = "select outcome, stored_format, new_version, idle_left_ms, absolute_left_ms, ago_ms, payload::text \
      from ha_session_commit_1($1, $2, $3, $4::text::jsonb, $5, $6::text::jsonb, $7, $8, $9, $10)";
-const DESTROY: &str = "update ha_session set state = 2, data = '{}', ended_at = clock_timestamp(), \
+// Whatever format it has: a sign-out that leaves a session of a newer format alive would be none.
+const DESTROY: &str = "update ha_session set format = 1, state = 2, data = '{}', ended_at = clock_timestamp(), \
      idle_until = least(idle_until, clock_timestamp()), \
      version = greatest(version + 1, floor(extract(epoch from clock_timestamp()) * 1000)::bigint) \
-     where key = $1 and state <> 2 and format = 1";
+     where key = $1 and state <> 2";
 const TOUCH: &str = "update ha_session \
      set idle_until = least(absolute_until, clock_timestamp() + $2 * interval '1 millisecond') \
      where key = $1 and state = 0 and format = 1 and idle_until > clock_timestamp()";

@@ -1,10 +1,11 @@
 //! Sessions in Redis: one hash per session, one script per step.
 
+#[cfg(feature = "postgres")]
+mod copies;
 mod reply;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::redis::{Script, ScriptInvocation};
 use ha_db::redis::{Connection, Error};
@@ -14,11 +15,13 @@ use crate::engine::{TOMBSTONE_MS, millis};
 use crate::error::ConfigError;
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
-use crate::record::{Change, Record, Version};
+use crate::record::{Change, Version};
 use crate::store::{Commit, Gone, Load, Outcome, ROTATION_GRACE, Store, StoreError};
 
+#[cfg(feature = "postgres")]
+pub(crate) use self::copies::{Copies, Copy};
 use self::reply::NAME;
-pub(crate) use self::reply::{Cached, CachedEntry};
+pub(crate) use self::reply::Stored;
 
 /// Sessions in Redis, through a connection that follows the master.
 ///
@@ -30,7 +33,7 @@ pub(crate) use self::reply::{Cached, CachedEntry};
 /// What [`Store`] asks for, as long as Redis keeps its data. Redis replicates asynchronously: a failover can lose commits that
 /// were acknowledged a moment before, also that of a sign-out, and a flush loses everything; sessions that are lost
 /// look like sessions that never were. Where that is not good enough, put it in front of PostgreSQL with
-/// [`Tiered`](crate::Tiered).
+/// `Tiered`.
 #[derive(Clone)]
 pub struct RedisStore {
     connection: Connection,
@@ -43,7 +46,11 @@ struct Scripts {
     commit: Script,
     destroy: Script,
     touch: Script,
-    put: Script,
+}
+
+/// A script after the rules that all of them share.
+fn script(body: &str) -> Script {
+    Script::new(&[include_str!("prelude.lua"), body].concat())
 }
 
 impl RedisStore {
@@ -53,7 +60,6 @@ impl RedisStore {
     /// A store on this connection.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
-        let script = |body| Script::new(&[include_str!("prelude.lua"), body].concat());
         Self {
             connection,
             prefix: Self::DEFAULT_PREFIX.into(),
@@ -62,7 +68,6 @@ impl RedisStore {
                 commit: script(include_str!("commit.lua")),
                 destroy: script(include_str!("destroy.lua")),
                 touch: script(include_str!("touch.lua")),
-                put: script(include_str!("put.lua")),
             }),
         }
     }
@@ -84,20 +89,6 @@ impl RedisStore {
         })
     }
 
-    /// The same store with another deadline for each command.
-    #[must_use]
-    pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
-        Self {
-            connection: self.connection.with_timeout(timeout),
-            ..self.clone()
-        }
-    }
-
-    /// Whether no master is connected right now, so that commands would only wait.
-    pub(crate) fn is_disconnected(&self) -> bool {
-        self.connection.status().master.is_none()
-    }
-
     fn key(&self, key: &SessionKey) -> String {
         let [high, low] = key.tag();
         format!("{}:{{{high:02x}{low:02x}}}:{key}", self.prefix)
@@ -108,39 +99,11 @@ impl RedisStore {
         Reply::parse(parts)
     }
 
-    /// What is here, without the claim that what is not here is gone.
-    pub(crate) async fn look(&self, key: SessionKey) -> Result<Cached, StoreError> {
-        let reply = self.run(&self.scripts.load.key(self.key(&key))).await?;
-        reply.cached()
+    async fn look(&self, key: SessionKey) -> Result<Reply, StoreError> {
+        self.run(&self.scripts.load.key(self.key(&key))).await
     }
 
-    /// Keeps a copy of a session that is stored elsewhere, unless something newer is here.
-    pub(crate) async fn put(&self, key: SessionKey, record: &Record) -> Result<(), StoreError> {
-        let mut call = self.scripts.put.key(self.key(&key));
-        call.arg(record.version.get())
-            .arg(millis(record.idle_left))
-            .arg(millis(record.absolute_left))
-            .arg(TOMBSTONE_MS);
-        for (name, value) in &record.values {
-            let mut stored = format!("{}:", value.version).into_bytes();
-            stored.extend_from_slice(&value.bytes);
-            call.arg(name.as_str()).arg(stored);
-        }
-        self.run(&call).await?.check_format()
-    }
-
-    /// Remembers that a session has ended, also if it was never here.
-    pub(crate) async fn bury(&self, key: SessionKey) -> Result<(), StoreError> {
-        self.end(key, true).await
-    }
-
-    /// Drops the copy of a session.
-    pub(crate) async fn forget(&self, key: SessionKey) -> Result<(), StoreError> {
-        let mut command = ::redis::cmd("UNLINK");
-        command.arg(self.key(&key));
-        self.connection.run(&command).await.map_err(store_error)
-    }
-
+    /// Ends a session; `missing_too` remembers the end also if it was never here.
     async fn end(&self, key: SessionKey, missing_too: bool) -> Result<(), StoreError> {
         let mut call = self.scripts.destroy.key(self.key(&key));
         call.arg(TOMBSTONE_MS).arg(u8::from(missing_too));
@@ -159,20 +122,21 @@ impl fmt::Debug for RedisStore {
 
 impl Store for RedisStore {
     async fn load(&self, key: SessionKey, floor: Version) -> Load {
-        match self.look(key).await {
-            Ok(Cached::Found(entry)) if entry.record.version < floor => {
-                // Nothing newer exists anywhere; the commits in between were lost with an old master.
-                tracing::warn!(
-                    session = %key,
-                    found = entry.record.version.get(),
-                    told = floor.get(),
-                    "redis lost acknowledged session changes"
-                );
-                Load::Found(entry.record)
+        match self.look(key).await.and_then(Reply::stored) {
+            Ok(Stored::Found(record)) => {
+                if record.version < floor {
+                    // Nothing newer exists anywhere; the commits in between were lost with an old master.
+                    tracing::warn!(
+                        session = %key,
+                        found = record.version.get(),
+                        told = floor.get(),
+                        "redis lost acknowledged session changes"
+                    );
+                }
+                Load::Found(record)
             }
-            Ok(Cached::Found(entry)) => Load::Found(entry.record),
-            Ok(Cached::Gone(gone)) => Load::Gone(gone),
-            Ok(Cached::Missing) => Load::Gone(Gone::MISSING),
+            Ok(Stored::Gone(gone)) => Load::Gone(gone),
+            Ok(Stored::Missing) => Load::Gone(Gone::MISSING),
             Err(error) => Load::Unknown(error),
         }
     }

@@ -14,17 +14,10 @@ const HEAD: usize = 7;
 
 /// What is kept in Redis for a session.
 #[derive(Debug)]
-pub(crate) enum Cached {
-    Found(CachedEntry),
+pub(crate) enum Stored {
+    Found(Record),
     Gone(Gone),
     Missing,
-}
-
-/// A copy, and how long ago it was known to be the newest state.
-#[derive(Debug)]
-pub(crate) struct CachedEntry {
-    pub(crate) record: Record,
-    pub(crate) age: Duration,
 }
 
 /// The head that every script answers with, and names with values behind it.
@@ -35,7 +28,9 @@ pub(super) struct Reply {
     idle_left: u64,
     absolute_left: u64,
     ago: Option<u64>,
-    age: u64,
+    /// Milliseconds since this was known to be the newest state.
+    #[cfg(feature = "postgres")]
+    pub(super) age: u64,
     rest: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -49,6 +44,7 @@ impl Reply {
         let (format, version) = (number(&parts[1])?, number(&parts[2])?);
         let left = |part: &[u8]| Ok(u64::try_from(number::<i64>(part)?).unwrap_or(0));
         let (idle_left, absolute_left) = (left(&parts[3])?, left(&parts[4])?);
+        #[cfg(feature = "postgres")]
         let age = left(&parts[6])?;
         let mut rest = Vec::new();
         let mut tail = parts.into_iter().skip(HEAD);
@@ -62,6 +58,7 @@ impl Reply {
             idle_left,
             absolute_left,
             ago: u64::try_from(ago).ok(),
+            #[cfg(feature = "postgres")]
             age,
             rest,
         })
@@ -74,22 +71,20 @@ impl Reply {
         Ok(())
     }
 
-    pub(super) fn cached(self) -> Result<Cached, StoreError> {
+    pub(super) fn stored(self) -> Result<Stored, StoreError> {
         self.check_format()?;
         if self.view == "missing" {
-            return Ok(Cached::Missing);
+            return Ok(Stored::Missing);
         }
         if let Some(gone) = self.gone() {
-            return Ok(Cached::Gone(gone));
+            return Ok(Stored::Gone(gone));
         }
-        let age = Duration::from_millis(self.age);
         let superseded = match self.view.as_str() {
             "live" => false,
             "superseded" => true,
             _ => return Err(corrupt("an unknown state")),
         };
-        let record = self.record(superseded)?;
-        Ok(Cached::Found(CachedEntry { record, age }))
+        self.record(superseded).map(Stored::Found)
     }
 
     pub(super) fn outcome(self) -> Result<Outcome, StoreError> {
@@ -185,14 +180,14 @@ mod tests {
         }
         let unversioned = ["live", "1", "1", "0", "0", "0", "0", "name", "value"];
         let reply = Reply::parse(parts(&unversioned)).unwrap();
-        assert!(matches!(reply.cached(), Err(StoreError::Corrupt { .. })));
+        assert!(matches!(reply.stored(), Err(StoreError::Corrupt { .. })));
     }
 
     #[test]
     fn a_future_format_is_an_error_and_not_a_missing_session() {
         let reply = Reply::parse(parts(&["format", "2", "1", "0", "0", "0", "0"])).unwrap();
         assert!(matches!(
-            reply.cached(),
+            reply.stored(),
             Err(StoreError::Format { found: 2 })
         ));
     }

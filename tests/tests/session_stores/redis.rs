@@ -1,18 +1,16 @@
 //! Sessions in a real Redis.
-#![allow(clippy::unwrap_used)]
-
-mod session_common;
 
 use std::time::Duration;
 
+use crate::contract;
+use crate::naive::WholeBlob;
+use crate::support::{
+    Client, lost_in_a_merge, planted_id_is_signed_in, slow_request_after_sign_out,
+};
 use ha_db::redis::{Connection, driver};
 use ha_session::{Load, RedisStore, SessionKey, Store, StoreError, Version};
 use ha_testbed::redis::{Cluster, Redis};
 use http::StatusCode;
-use session_common::naive::WholeBlob;
-use session_common::{
-    Client, contract, lost_in_a_merge, planted_id_is_signed_in, slow_request_after_sign_out,
-};
 
 async fn bed() -> (Cluster, Connection) {
     let redis = Redis::single().start().await.unwrap();
@@ -152,7 +150,7 @@ async fn an_error_says_whether_a_write_may_be_stored() {
     let error = store.destroy(key).await.unwrap_err();
     assert!(error.may_have_changed(), "{error:?}");
     redis.nodes[0].kill().await.unwrap();
-    let deadline = tokio::time::Instant::now() + session_common::DEADLINE;
+    let deadline = tokio::time::Instant::now() + crate::support::DEADLINE;
     loop {
         match store.destroy(key).await.unwrap_err() {
             StoreError::Unavailable { .. } => break,
@@ -165,12 +163,14 @@ async fn an_error_says_whether_a_write_may_be_stored() {
 async fn a_copy_never_replaces_a_newer_one_nor_an_end() {
     let (_redis, connection) = bed().await;
     let script = |body: &str| {
-        let prelude = include_str!("../../ha-session/src/store/redis/prelude.lua");
+        let prelude = include_str!("../../../ha-session/src/store/redis/prelude.lua");
         driver::Script::new(&[prelude, body].concat())
     };
-    let put = script(include_str!("../../ha-session/src/store/redis/put.lua"));
-    let end = script(include_str!("../../ha-session/src/store/redis/destroy.lua"));
-    let load = script(include_str!("../../ha-session/src/store/redis/load.lua"));
+    let put = script(include_str!("../../../ha-session/src/store/redis/put.lua"));
+    let end = script(include_str!(
+        "../../../ha-session/src/store/redis/destroy.lua"
+    ));
+    let load = script(include_str!("../../../ha-session/src/store/redis/load.lua"));
     let key = "copy";
     let seen = async || {
         let parts: Vec<String> = connection.script(&load.key(key)).await.unwrap();

@@ -1,12 +1,14 @@
 //! Sessions in Redis and PostgreSQL together, while one, the other or both are taken away.
-#![allow(clippy::unwrap_used)]
-
-mod session_common;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::contract;
+use crate::support::{
+    Client, DEADLINE, eventually, lost_in_a_merge, planted_id_is_signed_in,
+    slow_request_after_sign_out,
+};
 use ha_db::postgres::Router;
 use ha_db::redis::{Connection, driver};
 use ha_session::{Level, PostgresStore, RedisStore, Tiered};
@@ -14,10 +16,6 @@ use ha_testbed::postgres::Postgres;
 use ha_testbed::redis::Redis;
 use ha_testbed::{postgres, redis};
 use http::StatusCode;
-use session_common::{
-    Client, DEADLINE, contract, eventually, lost_in_a_merge, planted_id_is_signed_in,
-    slow_request_after_sign_out,
-};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

@@ -1,23 +1,14 @@
 //! Transactions, units of work and pools of the PostgreSQL router on a real server: nothing half done, nothing left behind.
-#![allow(clippy::unwrap_used)]
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ha_db::postgres::{Causal, Consistency, Error, Role, Router, Unit};
 use ha_testbed::postgres::{Cluster, Postgres};
 
-const DEADLINE: Duration = Duration::from_secs(40);
-
-async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !done().await {
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
+use crate::support::{DEADLINE, builder, eventually, started};
 
 async fn cluster(replicas: usize) -> Cluster {
     let bed = Postgres::primary().replicas(replicas);
@@ -30,12 +21,7 @@ async fn cluster(replicas: usize) -> Cluster {
 
 async fn start(pool: usize) -> (Cluster, Router) {
     let cluster = cluster(0).await;
-    let router = Router::builder()
-        .node("a", cluster.nodes[0].conninfo())
-        .pool_size(pool)
-        .build()
-        .unwrap();
-    router.wait_primary(DEADLINE).await.unwrap();
+    let router = started(builder(&cluster).pool_size(pool)).await;
     (cluster, router)
 }
 

@@ -1,38 +1,11 @@
 //! The PostgreSQL router while nodes die, freeze, fall behind and come back: what its clients see, each beside the naive way.
-#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
-use ha_db::postgres::{
-    Builder, Causal, Consistency, Db, Error, Lsn, NodeStatus, Role, Router, Token,
-};
+use ha_db::postgres::{Causal, Consistency, Db, Error, Lsn, Role, Router, Token};
 use ha_testbed::postgres::{Cluster, Postgres};
 
-const DEADLINE: Duration = Duration::from_secs(40);
-
-async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !done().await {
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-fn builder(cluster: &Cluster) -> Builder {
-    let nodes = cluster.nodes.iter();
-    nodes.fold(Router::builder(), |builder, node| {
-        builder.node(&node.name, node.conninfo())
-    })
-}
-
-async fn all_in_use(router: &Router, replicas: usize) {
-    eventually("all replicas serve", async || {
-        let status = router.status();
-        let serving = |node: &&NodeStatus| node.role == Role::Replica && !node.ejected;
-        status.nodes.iter().filter(serving).count() == replicas
-    })
-    .await;
-}
+use crate::support::{DEADLINE, all_in_use, builder, eventually};
 
 async fn prepared(bed: ha_testbed::postgres::Builder, replicas: usize) -> Cluster {
     let cluster = bed.replicas(replicas).start().await.unwrap();

@@ -1,5 +1,4 @@
 //! The PostgreSQL router on real servers: what reads show and where they run, each beside the naive way.
-#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
@@ -7,35 +6,7 @@ use ha_core::sign::{Key, KeyRing};
 use ha_db::postgres::{Causal, Error, Lsn, Role, Router, Token};
 use ha_testbed::postgres::{Cluster, Postgres};
 
-const DEADLINE: Duration = Duration::from_secs(40);
-
-async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !done().await {
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-async fn router(cluster: &Cluster) -> Router {
-    let mut builder = Router::builder();
-    for node in &cluster.nodes {
-        builder = builder.node(&node.name, node.conninfo());
-    }
-    let router = builder.build().unwrap();
-    router.wait_primary(DEADLINE).await.unwrap();
-    router
-}
-
-async fn all_in_use(router: &Router, replicas: usize) {
-    eventually("all replicas serve", async || {
-        let status = router.status();
-        let serving =
-            |node: &&ha_db::postgres::NodeStatus| node.role == Role::Replica && !node.ejected;
-        status.nodes.iter().filter(serving).count() == replicas
-    })
-    .await;
-}
+use crate::support::{DEADLINE, all_in_use, builder, eventually, started};
 
 async fn start(replicas: usize) -> (Cluster, Router) {
     let cluster = Postgres::primary()
@@ -43,7 +14,7 @@ async fn start(replicas: usize) -> (Cluster, Router) {
         .start()
         .await
         .unwrap();
-    let router = router(&cluster).await;
+    let router = started(builder(&cluster)).await;
     all_in_use(&router, replicas).await;
     let conn = router.write().await.unwrap();
     conn.batch_execute("CREATE TABLE note (id bigint PRIMARY KEY)")

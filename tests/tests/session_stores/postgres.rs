@@ -1,18 +1,16 @@
 //! Sessions in a real PostgreSQL.
-#![allow(clippy::unwrap_used)]
-
-mod session_common;
 
 use std::time::Duration;
 
+use crate::contract;
+use crate::support::{
+    Client, DEADLINE, eventually, lost_in_a_merge, planted_id_is_signed_in,
+    slow_request_after_sign_out,
+};
 use ha_db::postgres::Router;
 use ha_session::{MigrateError, PostgresStore};
 use ha_testbed::postgres::{Cluster, Postgres};
 use http::StatusCode;
-use session_common::{
-    Client, DEADLINE, contract, eventually, lost_in_a_merge, planted_id_is_signed_in,
-    slow_request_after_sign_out,
-};
 use tokio::task::JoinSet;
 
 async fn bed(replicas: usize) -> (Cluster, Router) {

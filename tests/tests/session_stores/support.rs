@@ -1,8 +1,4 @@
-//! An app with sessions, a browser for it, the checks that every store must pass, and a naive store that must not.
-#![allow(dead_code)]
-
-pub(crate) mod contract;
-pub(crate) mod naive;
+//! An app with sessions, a browser for it.
 
 use std::sync::Arc;
 use std::time::Duration;

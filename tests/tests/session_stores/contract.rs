@@ -7,6 +7,8 @@ use ha_session::{
     Commit, Expiry, Load, MemoryStore, Outcome, Patch, Record, SessionKey, Store, Version,
 };
 
+use crate::support::eventually;
+
 const NAMES: [&str; 5] = ["a", "b", "name with space", "ünïcode:\"quoted\"", "k:x"];
 const MAX_BYTES: usize = 400;
 
@@ -172,7 +174,7 @@ pub(crate) async fn expires(store: impl Store) {
             .unwrap();
         assert!(matches!(created, Outcome::Committed(_)));
     }
-    super::eventually("the unused session ends", async || {
+    eventually("the unused session ends", async || {
         store.touch(used, short).await.unwrap();
         matches!(store.load(idle, Version::ZERO).await, Load::Gone(_))
     })
@@ -182,7 +184,7 @@ pub(crate) async fn expires(store: impl Store) {
         matches!(store.load(used, Version::ZERO).await, Load::Found(_)),
         "used and not too old"
     );
-    super::eventually("the used session ends", async || {
+    eventually("the used session ends", async || {
         store.touch(used, short).await.unwrap();
         matches!(store.load(used, Version::ZERO).await, Load::Gone(_))
     })

@@ -1,8 +1,7 @@
 //! `CausalLayer` on real PostgreSQL: what a client wrote through one app server it reads through another, replicas that lag
 //! included. Beside it reads without causality, which miss it.
-#![allow(clippy::unwrap_used)]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,15 +18,7 @@ use ha_testbed::postgres::{Cluster, Postgres};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-const DEADLINE: Duration = Duration::from_secs(40);
-
-async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + DEADLINE;
-    while !done().await {
-        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+use crate::support::{DEADLINE, builder, eventually, started};
 
 async fn start() -> Cluster {
     let cluster = Postgres::primary().replicas(2).start().await.unwrap();
@@ -42,12 +33,7 @@ async fn start() -> Cluster {
 
 async fn router(cluster: &Cluster) -> postgres::Router {
     // Lag alone shall not take a replica out here: what is tested is the proof per client.
-    let mut builder = postgres::Router::builder().max_lag(Duration::from_secs(3600));
-    for node in &cluster.nodes {
-        builder = builder.node(&node.name, node.conninfo());
-    }
-    let router = builder.build().unwrap();
-    router.wait_primary(DEADLINE).await.unwrap();
+    let router = started(builder(cluster).max_lag(Duration::from_secs(3600))).await;
     // Reads have to come from a replica for the controls to mean anything.
     eventually("a replica serves", async || {
         let conn = router

@@ -1,0 +1,41 @@
+//! What all of these tests need.
+
+use std::time::{Duration, Instant};
+
+use ha_db::postgres::{Builder, NodeStatus, Role, Router};
+use ha_testbed::postgres::Cluster;
+
+pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
+
+/// Waits until `done` says so.
+pub(crate) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !done().await {
+        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A builder that knows every node of the cluster by its own name.
+pub(crate) fn builder(cluster: &Cluster) -> Builder {
+    let nodes = cluster.nodes.iter();
+    nodes.fold(Router::builder(), |builder, node| {
+        builder.node(&node.name, node.conninfo())
+    })
+}
+
+/// A router that has found its primary.
+pub(crate) async fn started(builder: Builder) -> Router {
+    let router = builder.build().unwrap();
+    router.wait_primary(DEADLINE).await.unwrap();
+    router
+}
+
+pub(crate) async fn all_in_use(router: &Router, replicas: usize) {
+    eventually("all replicas serve", async || {
+        let status = router.status();
+        let serving = |node: &&NodeStatus| node.role == Role::Replica && !node.ejected;
+        status.nodes.iter().filter(serving).count() == replicas
+    })
+    .await;
+}

@@ -1,0 +1,9 @@
+//! Sessions on real servers: the same checks for every store, and each store's own outages.
+#![allow(clippy::unwrap_used)]
+
+mod contract;
+mod naive;
+mod postgres;
+mod redis;
+mod support;
+mod tiered;
