@@ -94,7 +94,9 @@ impl Problem {
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.retry_after {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let seconds = wait
+                .as_secs()
+                .saturating_add(u64::from(wait.subsec_nanos() > 0));
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
@@ -124,6 +126,14 @@ mod tests {
         );
         assert!(response.extensions().get::<LocalReply>().is_some());
         assert!(!response.headers().contains_key(RETRY_AFTER));
+    }
+
+    #[test]
+    fn the_longest_wait_there_is_does_not_overflow() {
+        let response: Response<Bytes> = Problem::new(StatusCode::SERVICE_UNAVAILABLE)
+            .retry_after(Duration::MAX)
+            .into_response();
+        assert_eq!(response.headers()[RETRY_AFTER], u64::MAX.to_string());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ha_core::config::ConfigError;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -44,10 +45,17 @@ pub struct TimeoutLayer {
 }
 
 impl TimeoutLayer {
-    /// A deadline of `limit` after the call. Zero answers everything with `504` that is not ready at once.
-    #[must_use]
-    pub const fn deadline(limit: Duration) -> Self {
-        Self { limit }
+    /// A deadline of `limit` after the call.
+    ///
+    /// It does not cover the wait for the inner service to become ready, which comes before the call.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when `limit` is zero, which would answer everything with `504`, or longer than a day.
+    pub fn deadline(limit: Duration) -> Result<Self, ConfigError> {
+        ConfigError::positive("timeout.deadline", limit)?;
+        ConfigError::at_most_a_day("timeout.deadline", limit)?;
+        Ok(Self { limit })
     }
 }
 
@@ -85,11 +93,8 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let now = Instant::now();
         let outer = request.extensions().get::<Deadline>().copied();
-        // A limit too far away to be represented is no limit, which is as good as 30 years.
-        let own = now
-            .checked_add(self.limit)
-            .unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30));
-        let deadline = outer.map_or(Deadline(own), |outer| outer.min(Deadline(own)));
+        let own = Deadline(now + self.limit);
+        let deadline = outer.map_or(own, |outer| outer.min(own));
         request.extensions_mut().insert(deadline);
         ResponseFuture {
             response: self.inner.call(request),
@@ -151,6 +156,7 @@ mod tests {
     async fn a_late_head_becomes_a_local_504_at_the_deadline() {
         let started = Instant::now();
         let service = TimeoutLayer::deadline(Duration::from_secs(2))
+            .unwrap()
             .layer(service_fn(|_| answer_after(Duration::from_secs(3))));
         let response = service.oneshot(request()).await.unwrap();
         assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
@@ -161,6 +167,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_in_time_passes_and_its_body_is_not_cut() {
         let service = TimeoutLayer::deadline(Duration::from_secs(2))
+            .unwrap()
             .layer(service_fn(|_| answer_after(Duration::from_secs(1))));
         let response = service.oneshot(request()).await.unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -181,20 +188,33 @@ mod tests {
         });
         for (outer, inner) in [(1, 5), (5, 1)] {
             let service = TimeoutLayer::deadline(Duration::from_secs(outer))
-                .layer(TimeoutLayer::deadline(Duration::from_secs(inner)).layer(seen));
+                .unwrap()
+                .layer(
+                    TimeoutLayer::deadline(Duration::from_secs(inner))
+                        .unwrap()
+                        .layer(seen),
+                );
             let response = service.oneshot(request()).await.unwrap();
             let deadline = response.extensions().get::<Deadline>().unwrap();
             assert_eq!(deadline.remaining(start), Duration::from_secs(1));
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_limit_beyond_all_time_never_fires() {
-        let service = TimeoutLayer::deadline(Duration::MAX)
-            .layer(service_fn(|_| answer_after(Duration::from_secs(86_400))));
-        assert_eq!(
-            service.oneshot(request()).await.unwrap().status(),
-            StatusCode::OK
-        );
+    #[test]
+    fn a_limit_of_nothing_or_of_days_is_refused_by_value() {
+        for (limit, message) in [
+            (
+                Duration::ZERO,
+                "timeout.deadline is 0ns: must be longer than zero",
+            ),
+            (
+                Duration::from_secs(86_401),
+                "timeout.deadline is 86401s: must not be longer than a day",
+            ),
+        ] {
+            let refused = TimeoutLayer::deadline(limit).unwrap_err();
+            assert_eq!(refused.to_string(), message);
+        }
+        assert!(TimeoutLayer::deadline(Duration::MAX).is_err());
     }
 }

@@ -155,7 +155,10 @@ async fn while_it_settles_everything_is_served_and_readyz_says_no() {
 #[tokio::test]
 async fn a_client_that_never_ends_its_head_is_let_go() {
     let (listener, address) = bind().await;
-    let server = drain::Server::new(Drain::new()).header_read_timeout(Duration::from_millis(200));
+    let server = drain::Server::builder(Drain::new())
+        .header_read_timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
     let _server = tokio::spawn(server.serve(listener, app(Arc::new(Semaphore::new(0)))));
     let slow = send(address, "GET / HTTP/1.1\r\nhost: x\r\nx-slow: ").await;
     let answer = rest(slow).await; // would not end without the limit

@@ -113,8 +113,10 @@ async fn a_post_reaches_the_server_once_and_with_a_key_and_consent_again() {
         (true, true, 2),
     ] {
         let (address, requests) = server(Death::MidHead, 1).await;
-        let client = RetryLayer::http()
+        let client = RetryLayer::builder()
             .idempotency_key(consent)
+            .build()
+            .unwrap()
             .layer(upstream(&[address]));
         let result = client.oneshot(request(Method::POST, key)).await;
         assert_eq!(result.is_ok(), expected == 2);

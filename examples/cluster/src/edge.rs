@@ -9,6 +9,7 @@ use axum::middleware;
 use axum::response::Response;
 use axum::routing::get;
 use clap::Args as ClapArgs;
+use ha_core::config::ConfigError;
 use ha_tower::proxy::ReverseProxy;
 use ha_tower::retry::RetryLayer;
 use ha_tower::timeout::TimeoutLayer;
@@ -63,6 +64,9 @@ pub enum Error {
     /// The settings make no sense together.
     #[error("the edge cannot be built")]
     Build(#[from] BuildError),
+    /// A setting of the retries or of the deadline makes no sense.
+    #[error("the edge's client cannot be built")]
+    Client(#[from] ConfigError),
     /// The listener could not be opened, or failed.
     #[error(transparent)]
     Serve(#[from] serve::Error),
@@ -99,14 +103,14 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let drain = serve::drain()?;
     let proxy = if args.without.contains(&Defence::Retry) {
         let client = ServiceBuilder::new()
-            .layer(TimeoutLayer::deadline(DEADLINE))
+            .layer(TimeoutLayer::deadline(DEADLINE)?)
             .service(upstream);
         axum::Router::new().fallback_service(ReverseProxy::new(client))
     } else {
         let client = ServiceBuilder::new()
-            .layer(TimeoutLayer::deadline(DEADLINE))
+            .layer(TimeoutLayer::deadline(DEADLINE)?)
             // The apps keep their side of `Idempotency-Key`, so a POST that carries one may be sent again.
-            .layer(RetryLayer::http().idempotency_key(true))
+            .layer(RetryLayer::builder().idempotency_key(true).build()?)
             .service(upstream);
         axum::Router::new().fallback_service(ReverseProxy::new(client))
     };

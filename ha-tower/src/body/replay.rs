@@ -169,10 +169,15 @@ where
         cx: &mut Context<'_>,
         position: &mut usize,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplayError>>> {
-        if matches!(self.state, State::Failed) {
-            return Poll::Ready(None);
+        if self.state == State::Failed {
+            // An end here would make what was sent so far look whole.
+            return Poll::Ready(Some(Err(ReplayError::Body("it had failed before".into()))));
         }
-        let Poll::Ready(polled) = Pin::new(&mut self.body).poll_frame(cx) else {
+        // A body that panics must not be read by another attempt.
+        let state = std::mem::replace(&mut self.state, State::Failed);
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.state = state;
+        let Poll::Ready(polled) = polled else {
             self.waiting = Some(cx.waker().clone());
             return Poll::Pending;
         };
@@ -208,7 +213,7 @@ where
     }
 
     fn keep(&mut self, data: &Bytes, position: &mut usize) {
-        if self.state != State::Open {
+        if self.state != State::Open || data.is_empty() {
             return;
         }
         if self.kept_bytes + data.len() > self.limit {
@@ -287,7 +292,7 @@ where
             State::Open => *position >= shared.kept.len() && shared.body.is_end_stream(),
             State::Ended => *position >= shared.kept.len() + usize::from(shared.trailers.is_some()),
             State::TooLarge => shared.body.is_end_stream(),
-            State::Failed => true,
+            State::Failed => false,
         }
     }
 

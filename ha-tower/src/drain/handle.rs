@@ -1,15 +1,16 @@
 use std::future::{Future, IntoFuture};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ha_core::config::ConfigError;
 use ha_core::drain::{Config, Drain as Core, Phase};
 use http::StatusCode;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep_until;
 
 use super::layer::DrainLayer;
+use crate::clock;
 
 /// The switch that takes a server out of service, and the state that follows from it. Clones are the same switch.
 #[derive(Clone, Debug)]
@@ -19,7 +20,10 @@ pub struct Drain {
 
 #[derive(Debug)]
 struct Shared {
-    core: Mutex<Core>,
+    /// The drain as it is before its start.
+    waiting: Core,
+    /// The drain once it has started. Asked for every response, so it is one atomic load and no lock.
+    begun: OnceLock<Core>,
     started: watch::Sender<bool>,
     in_flight: AtomicUsize,
     idle: watch::Sender<()>,
@@ -69,7 +73,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] when the deadline comes before the end of the settle time.
+    /// [`ConfigError`] when the deadline is zero, longer than a day, or before the end of the settle time.
     pub fn build(self) -> Result<Drain, ConfigError> {
         Core::new(self.config).map(Drain::from_core)
     }
@@ -96,7 +100,8 @@ impl Drain {
     fn from_core(core: Core) -> Self {
         Self {
             shared: Arc::new(Shared {
-                core: Mutex::new(core),
+                waiting: core,
+                begun: OnceLock::new(),
                 started: watch::Sender::new(false),
                 in_flight: AtomicUsize::new(0),
                 idle: watch::Sender::new(()),
@@ -104,32 +109,40 @@ impl Drain {
         }
     }
 
-    fn core(&self) -> MutexGuard<'_, Core> {
-        self.shared
-            .core
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Begins to drain; true when this call did it. Another call changes nothing.
     pub fn start(&self) -> bool {
-        let first = self.core().start(Instant::now().into_std());
-        self.shared.started.send_replace(true);
+        let mut core = self.shared.waiting;
+        core.start(clock::now());
+        let first = self.shared.begun.set(core).is_ok();
+        if first {
+            self.shared.started.send_replace(true);
+        }
         first
     }
 
     /// The phase at this moment.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        self.core().phase(Instant::now().into_std())
+        let begun = self.shared.begun.get();
+        begun.map_or(Phase::Serving, |core| core.phase(clock::now()))
+    }
+
+    /// Whether the drain has started; reads no clock.
+    pub(super) fn has_started(&self) -> bool {
+        self.shared.begun.get().is_some()
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// What a readiness check should answer: `200` while serving, `503` from the start of the drain.
     #[must_use]
     pub fn readyz(&self) -> StatusCode {
-        match self.phase() {
-            Phase::Serving => StatusCode::OK,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
+        if self.has_started() {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::OK
         }
     }
 
@@ -169,7 +182,11 @@ impl Drain {
             let mut started = drain.shared.started.subscribe();
             // The sender lives in `drain`, so that this cannot end without a start.
             let _ = started.wait_for(|started| *started).await;
-            let at = drain.core().reaches(phase);
+            let at = drain
+                .shared
+                .begun
+                .get()
+                .and_then(|core| core.reaches(phase));
             match at {
                 Some(at) => sleep_until(at.into()).await,
                 None => std::future::pending().await,

@@ -2,9 +2,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ha_core::drain::Phase;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
@@ -15,7 +14,7 @@ use super::handle::{Drain, InFlight};
 
 /// Counts requests in flight and asks HTTP/1 clients to reconnect elsewhere while draining. Made by [`Drain::layer`].
 ///
-/// A request that passes two of these layers counts once.
+/// A request that passes two layers of the same drain counts once.
 #[derive(Clone, Debug)]
 pub struct DrainLayer {
     drain: Drain,
@@ -45,9 +44,9 @@ pub struct Counted<S> {
     drain: Drain,
 }
 
-/// Request extension: an outer layer counts this request already.
-#[derive(Clone, Copy)]
-struct AlreadyCounted;
+/// Request extension: an outer layer counts this request already, for this drain.
+#[derive(Clone)]
+struct CountedFor(Drain);
 
 impl<S, B, R> Service<Request<B>> for Counted<S>
 where
@@ -63,7 +62,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let again = request.extensions_mut().insert(AlreadyCounted).is_some();
+        let again = matches!(
+            request.extensions_mut().insert(CountedFor(self.drain.clone())),
+            Some(CountedFor(outer)) if outer.is(&self.drain)
+        );
         let http1 = request.version() <= Version::HTTP_11;
         ResponseFuture {
             guard: (!again).then(|| self.drain.enter()),
@@ -93,18 +95,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.response.poll(cx))?;
-        // While not ready, connections still come in: only what stays would hold the drain up.
-        if this
-            .drain
-            .as_ref()
-            .is_some_and(|drain| drain.phase() > Phase::Serving)
-        {
+        let result = ready!(this.response.poll(cx));
+        let guard = this.guard.take();
+        let mut response = result?;
+        // While not ready, connections still come in: only what stays would hold the drain up. A switch of protocols
+        // needs the field for itself.
+        let draining = this.drain.as_ref().is_some_and(Drain::has_started);
+        if draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let guard = this.guard.take();
         Poll::Ready(Ok(response.map(|body| CountedBody::new(body, guard))))
     }
 }

@@ -52,7 +52,7 @@ mod serve;
 pub use body::CountedBody;
 pub use handle::{Builder, Drain, Report};
 pub use layer::{Counted, DrainLayer, ResponseFuture};
-pub use serve::{Server, serve};
+pub use serve::{HttpService, Server, ServerBuilder, serve};
 
 pub use ha_core::config::ConfigError;
 pub use ha_core::drain::Phase;

@@ -1,7 +1,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request};
@@ -13,6 +14,14 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Other fields by which a client could claim to be somebody else.
+const CLAIMS: [HeaderName; 4] = [
+    FORWARDED,
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+];
 
 /// A request that must not be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +65,12 @@ pub(super) fn check(head: &request::Parts, name: &str) -> Result<(), Refusal> {
             );
         }
     }
+    if head.version == Version::HTTP_10 && headers.contains_key(TRANSFER_ENCODING) {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "HTTP/1.0 knows no transfer codings",
+        );
+    }
     let hosts = headers.get_all(HOST).iter().count();
     if hosts > 1 || hosts == 0 && head.version == Version::HTTP_11 && head.uri.host().is_none() {
         return refuse(StatusCode::BAD_REQUEST, "a request names exactly one host");
@@ -89,11 +104,11 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        // A client that could have these removed would change what the message says, not how it travels.
-        .filter(|name| *name != HOST && *name != CONTENT_LENGTH && *name != TE)
+        // As bytes: one byte beyond ASCII must not hide the other names from us.
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        // Whoever could have these removed would change what the message says, not how it travels.
+        .filter(|name| ![HOST, CONTENT_LENGTH, TE, VIA].contains(name))
         .collect();
     for name in named {
         headers.remove(name);
@@ -102,6 +117,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         CONNECTION,
         KEEP_ALIVE,
         PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION,
         TRANSFER_ENCODING,
         UPGRADE,
@@ -133,10 +149,11 @@ pub(super) fn to_origin_form(head: &mut request::Parts) {
 }
 
 pub(super) fn add_via(headers: &mut HeaderMap, version: Version, name: &str) {
-    let version = if version == Version::HTTP_10 {
-        "1.0"
-    } else {
-        "1.1"
+    let version = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
     };
     if let Ok(value) = HeaderValue::try_from(format!("{version} {name}")) {
         headers.append(VIA, value);
@@ -149,11 +166,12 @@ pub(super) fn set_forwarded(head: &mut request::Parts, scheme: &'static str, tru
         .get::<Peer>()
         .map(|peer| peer.0.ip().to_canonical());
     let headers = &mut head.headers;
-    let before = if trust {
-        joined(headers, &FORWARDED_FOR)
-    } else {
-        None
-    };
+    if !trust {
+        for claim in CLAIMS {
+            headers.remove(claim);
+        }
+    }
+    let before = trust.then(|| joined(headers, &FORWARDED_FOR)).flatten();
     headers.remove(FORWARDED_FOR);
     if let Some(value) = chain(before, peer) {
         headers.insert(FORWARDED_FOR, value);

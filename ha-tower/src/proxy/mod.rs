@@ -7,13 +7,14 @@
 //!
 //! 1. Refused with a `4xx` or `5xx` problem document, before anything is sent: `CONNECT` (501); both `Content-Length`
 //!    and `Transfer-Encoding`, more than one of either, or a transfer coding other than `chunked` (400, shapes by which
-//!    requests are smuggled); HTTP/1.1 without exactly one host (400); our own name in `Via` (508).
+//!    requests are smuggled); a transfer coding in HTTP/1.0 (400); HTTP/1.1 without exactly one host (400); our own name in `Via` (508).
 //! 2. Removed (RFC 9110 §7.6.1): `Connection`, every field that it names, `Keep-Alive`, `Proxy-Connection`,
-//!    `Proxy-Authorization`, `TE` except `trailers`, `Transfer-Encoding`, `Upgrade`.
+//!    `Proxy-Authenticate`, `Proxy-Authorization`, `TE` except `trailers`, `Transfer-Encoding`, `Upgrade`.
 //! 3. Kept: the method, the path and query byte for byte, and `Host`.
 //! 4. Set: `Via`; `X-Request-Id`, unless the client sent a printable one of at most 128 bytes; `X-Forwarded-For`,
 //!    `X-Forwarded-Proto` and `X-Forwarded-Host`, from the [`Peer`] extension and the request. What the client itself
-//!    claims in those three is dropped unless [`trust_forwarded`](ReverseProxy::trust_forwarded) says otherwise.
+//!    claims in those three is dropped unless [`trust_forwarded`](Builder::trust_forwarded) says otherwise, and so are
+//!    `Forwarded`, `X-Real-IP`, `X-Forwarded-Port` and `X-Forwarded-Prefix`.
 //!
 //! # What happens to an error
 //!
@@ -22,7 +23,7 @@
 //! | no endpoint available | 503 with `Retry-After` |
 //! | no answer in time | 504 |
 //! | the client's own body broke | 400 |
-//! | everything else: no connection, a broken exchange | 502 |
+//! | everything else: no connection, a broken exchange, an upgrade (101) that nobody asked for | 502 |
 //!
 //! Each is a problem document with the request id. An error inside a response body, after its head was passed on, can
 //! only cut the connection; that is how HTTP/1.1 says that something is missing.
@@ -34,7 +35,7 @@
 mod headers;
 mod service;
 
-pub use service::{ResponseFuture, ReverseProxy};
+pub use service::{Builder, ResponseFuture, ReverseProxy};
 
 use std::net::SocketAddr;
 

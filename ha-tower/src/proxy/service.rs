@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ha_core::config::ConfigError;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -36,69 +37,76 @@ struct Config {
 }
 
 impl<C> ReverseProxy<C> {
-    /// A proxy in front of `client`.
-    ///
-    /// It calls itself `ha-` and eight random digits in `Via`; see [`name`](Self::name).
+    /// A proxy in front of `client` with the defaults of its [`Builder`].
     #[must_use]
     pub fn new(client: C) -> Self {
+        Self::from_builder(Self::builder(client))
+    }
+
+    /// A proxy in front of `client`, to change its settings.
+    pub fn builder(client: C) -> Builder<C> {
         let config = Config {
             name: format!("ha-{:08x}", fastrand::u32(..)),
             scheme: "http",
             trust_forwarded: false,
         };
+        Builder { client, config }
+    }
+
+    fn from_builder(builder: Builder<C>) -> Self {
         Self {
-            client,
-            config: Arc::new(config),
+            client: builder.client,
+            config: Arc::new(builder.config),
         }
-    }
-
-    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
-        change(Arc::make_mut(&mut self.config));
-        self
-    }
-
-    /// The pseudonym in `Via`, by which a request that comes round again is recognised. Two proxies that may stand in
-    /// one chain need two names. Characters that do not belong in a token are replaced by `-`.
-    #[must_use]
-    pub fn name(self, name: &str) -> Self {
-        let token = |c: char| {
-            if c.is_ascii_alphanumeric() || "-._".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        };
-        let name: String = name.chars().map(token).collect();
-        self.with(|config| {
-            config.name = if name.is_empty() {
-                "-".to_owned()
-            } else {
-                name
-            }
-        })
-    }
-
-    /// Says `https` in `X-Forwarded-Proto`, because TLS ends in front of this proxy. Default `http`.
-    #[must_use]
-    pub fn https(self) -> Self {
-        self.with(|config| config.scheme = "https")
-    }
-
-    /// Whether whoever connects is trusted to say who the client was: then `X-Forwarded-For` grows by one address and
-    /// `X-Forwarded-Proto` and `-Host` are kept. Default false, since otherwise any client can claim any address.
-    #[must_use]
-    pub fn trust_forwarded(self, trust: bool) -> Self {
-        self.with(|config| config.trust_forwarded = trust)
     }
 }
 
-#[cfg(test)]
-impl<C> ReverseProxy<C> {
-    pub(super) fn with_client<D>(self, client: D) -> ReverseProxy<D> {
-        ReverseProxy {
-            client,
-            config: self.config,
+/// Settings of a [`ReverseProxy`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing happens before build()"]
+pub struct Builder<C> {
+    client: C,
+    config: Config,
+}
+
+impl<C> Builder<C> {
+    /// The pseudonym in `Via`, by which a request that comes round again is recognised. Two proxies that may stand in
+    /// one chain need two names. Default `ha-` and eight random digits.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.config.name = name.into();
+        self
+    }
+
+    /// Says `https` in `X-Forwarded-Proto`, because TLS ends in front of this proxy. Default `http`.
+    pub fn https(mut self) -> Self {
+        self.config.scheme = "https";
+        self
+    }
+
+    /// Whether whoever connects is trusted to say who the client was: then `X-Forwarded-For` grows by one address, and
+    /// `X-Forwarded-Proto`, `-Host` and the like are kept. Default false, since otherwise any client can claim any
+    /// address.
+    pub fn trust_forwarded(mut self, trust: bool) -> Self {
+        self.config.trust_forwarded = trust;
+        self
+    }
+
+    /// The proxy.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] when the name is not a token of letters, digits, `-`, `.` and `_`.
+    pub fn build(self) -> Result<ReverseProxy<C>, ConfigError> {
+        let name = &self.config.name;
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if name.is_empty() || !name.bytes().all(fits) {
+            return Err(ConfigError::new(
+                "proxy.name",
+                format_args!("{name:?}"),
+                "must be letters, digits, '-', '.' and '_', at least one",
+            ));
         }
+        Ok(ReverseProxy::from_builder(self))
     }
 }
 
@@ -186,6 +194,13 @@ where
                 .request_id(this.request_id.clone())
                 .into_response(),
             StateProj::Sent { response } => match ready!(response.poll(cx)) {
+                // The request carried no `Upgrade`; passed on, it would turn the client's connection into a tunnel.
+                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    Problem::new(StatusCode::BAD_GATEWAY)
+                        .detail("the endpoint switched protocols unasked")
+                        .request_id(this.request_id.clone())
+                        .into_response()
+                }
                 Ok(mut response) => {
                     headers::remove_hop_by_hop(response.headers_mut());
                     let version = response.version();

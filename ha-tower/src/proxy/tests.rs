@@ -2,16 +2,19 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Empty, Full};
+use tower::util::BoxCloneService;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
 
+type Change = Builder<Client>;
+type Client = BoxCloneService<Request<Empty<Bytes>>, Response<Full<Bytes>>, Infallible>;
 type Seen = Arc<Mutex<Option<http::request::Parts>>>;
 
 async fn pass(
-    change: impl FnOnce(ReverseProxy<()>) -> ReverseProxy<()>,
+    change: impl FnOnce(Change) -> Change,
     request: Request<Empty<Bytes>>,
 ) -> (Response<Bytes>, Option<http::request::Parts>) {
     let seen = Seen::default();
@@ -30,7 +33,8 @@ async fn pass(
             )
         }
     });
-    let proxy = change(ReverseProxy::new(()).name("edge-1")).with_client(client);
+    let builder = ReverseProxy::builder(BoxCloneService::new(client)).name("edge-1");
+    let proxy = change(builder).build().unwrap();
     let (head, body) = proxy.oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (
@@ -81,6 +85,73 @@ async fn connection_fields_and_what_they_name_are_removed_both_ways() {
     assert_eq!(response.headers()["x-public"], "2");
     assert_eq!(response.headers()["via"], "1.1 edge-1");
     assert_eq!(response.body(), "answer");
+}
+
+#[tokio::test]
+async fn a_byte_beyond_ascii_hides_no_name_in_connection() {
+    let mut request = get(&[("x-secret", "1")]);
+    let names = HeaderValue::from_bytes(b"\xff, x-secret").unwrap();
+    request.headers_mut().insert("connection", names);
+    let seen = pass(|proxy| proxy, request).await.1.unwrap();
+    assert!(!seen.headers.contains_key("x-secret"));
+}
+
+#[tokio::test]
+async fn the_path_so_far_cannot_be_removed_by_naming_it() {
+    let request = get(&[("connection", "via"), ("via", "1.1 edge-0")]);
+    let seen = pass(|proxy| proxy, request).await.1.unwrap();
+    let via: Vec<_> = seen.headers.get_all("via").iter().collect();
+    assert_eq!(via, ["1.1 edge-0", "1.1 edge-1"]);
+}
+
+#[tokio::test]
+async fn other_claims_about_the_client_pass_only_when_trusted() {
+    let claims = [
+        ("forwarded", "for=9.9.9.9"),
+        ("x-real-ip", "9.9.9.9"),
+        ("x-forwarded-port", "1"),
+        ("x-forwarded-prefix", "/evil"),
+    ];
+    for trust in [false, true] {
+        let (_, seen) = pass(|proxy| proxy.trust_forwarded(trust), get(&claims)).await;
+        let seen = seen.unwrap();
+        for (name, _) in claims {
+            assert_eq!(seen.headers.contains_key(name), trust, "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_that_nobody_asked_for_is_a_502_and_not_a_tunnel() {
+    let client = service_fn(|_: Request<Empty<Bytes>>| async {
+        let mut response = Response::new(Full::<Bytes>::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        Ok::<_, Infallible>(response)
+    });
+    let response = ReverseProxy::new(client).oneshot(get(&[])).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+}
+
+#[test]
+fn a_name_that_is_no_token_is_refused_by_value() {
+    for name in ["", "edge 1", "edge,1", "edge\n"] {
+        let refused = ReverseProxy::builder(()).name(name).build().unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "proxy.name is {name:?}: must be letters, digits, '-', '.' and '_', at least one"
+            )
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_transfer_coding_in_http_1_0_is_refused() {
+    let mut request = get(&[("transfer-encoding", "chunked")]);
+    *request.version_mut() = Version::HTTP_10;
+    let (response, seen) = pass(|proxy| proxy, request).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    assert!(seen.is_none());
 }
 
 #[tokio::test]

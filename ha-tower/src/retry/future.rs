@@ -8,10 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ha_core::budget::Budget;
 use http::{HeaderMap, HeaderValue, Request, Response, request, response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower_service::Service;
 
 use super::layer::Config;
@@ -70,9 +71,9 @@ pin_project! {
         R: Body,
     {
         Attempt { #[pin] response: F },
-        Hold { held: Option<Held<R>>, #[pin] stall: Sleep },
-        Wait { last: Option<Last<R, E>>, #[pin] sleep: Sleep },
-        Ready { last: Option<Last<R, E>> },
+        Hold { held: Option<Held<R>>, #[pin] stall: Sleep, #[pin] release: Sleep },
+        Wait { next: Option<Next<R, E>>, #[pin] sleep: Sleep },
+        Ready { next: Option<Next<R, E>> },
         Done,
     }
 }
@@ -80,17 +81,50 @@ pin_project! {
 /// The outcome that is passed on if no better one comes.
 type Last<R, E> = Result<Response<Buffered<R>>, E>;
 
+/// What waits for its turn: a retry that the budget granted, and what is passed on if it cannot be sent.
+struct Next<R: Body, E> {
+    last: Last<R, E>,
+    granted: Granted,
+}
+
+/// A retry taken out of the budget. Goes back when dropped without having been sent.
+struct Granted {
+    budget: Arc<Budget>,
+    at: std::time::Instant,
+    sent: bool,
+}
+
+impl Granted {
+    fn sent(mut self) {
+        self.sent = true;
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if !self.sent {
+            self.budget.refund(self.at);
+        }
+    }
+}
+
 /// A small response on its way in.
 struct Held<R> {
     head: response::Parts,
     known: VecDeque<Bytes>,
+    /// How many more bytes are held; a body may turn out longer than it said.
+    room: u64,
     body: R,
 }
 
 enum HeldEnd<E> {
     Complete(Option<HeaderMap>),
     Broken(E),
+    TooLong,
 }
+
+/// A response that keeps coming is held for this many times as long as one may stall.
+const HOLD_STALLS: u32 = 4;
 
 impl<R: Body<Data = Bytes> + Unpin> Held<R> {
     /// Ready at the end; `progress` tells whether bytes came.
@@ -102,7 +136,12 @@ impl<R: Body<Data = Bytes> + Unpin> Held<R> {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         *progress = true;
+                        let room = self.room.checked_sub(data.len() as u64);
                         self.known.push_back(data);
+                        match room {
+                            Some(room) => self.room = room,
+                            None => return Poll::Ready(HeldEnd::TooLong),
+                        }
                     }
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
@@ -139,13 +178,13 @@ where
     }
 }
 
-/// The wait before another attempt, if there may be one. Takes it out of the budget.
+/// The wait before another attempt, if there may be one, and the retry that the budget granted for it.
 fn admit<B>(
     config: &Config,
     template: &mut Option<Template<B>>,
     attempts: u32,
     verdict: Verdict,
-) -> Option<Duration> {
+) -> Option<(Duration, Granted)> {
     let Verdict::Retry { after } = verdict else {
         return None;
     };
@@ -155,11 +194,19 @@ fn admit<B>(
     }
     let wait = after.saturating_add(config.backoff.delay(attempts - 1, fastrand::u64(..)));
     let now = Instant::now();
+    let at = now.into_std();
     let too_late = candidate
         .deadline()
         .is_some_and(|deadline| deadline.remaining(now) <= wait);
     // The budget comes last: what is refused for another reason must not cost a retry that others could use.
-    (!too_late && config.budget.withdraw(now.into_std())).then_some(wait)
+    (!too_late && config.budget.withdraw(at)).then(|| {
+        let granted = Granted {
+            budget: Arc::clone(&config.budget),
+            at,
+            sent: false,
+        };
+        (wait, granted)
+    })
 }
 
 impl<S, B, R> Future for ResponseFuture<S, B, R>
@@ -195,22 +242,37 @@ where
                             let held = Some(Held {
                                 head,
                                 known: VecDeque::new(),
+                                room: this.config.hold_limit,
                                 body,
                             });
                             let stall = sleep(this.config.hold_stall);
-                            this.state.set(State::Hold { held, stall });
+                            let latest = Instant::now() + this.config.hold_stall * HOLD_STALLS;
+                            let deadline = this.template.as_ref().and_then(Template::deadline);
+                            let release =
+                                sleep_until(deadline.map_or(latest, |Deadline(at)| at.min(latest)));
+                            this.state.set(State::Hold {
+                                held,
+                                stall,
+                                release,
+                            });
                             continue;
                         }
                         (verdict, Ok(response.map(Buffered::stream)))
                     }
                 },
-                StateProj::Hold { held, mut stall } => {
+                StateProj::Hold {
+                    held,
+                    mut stall,
+                    release,
+                } => {
                     let mut progress = false;
                     let Some(response) = held.as_mut() else {
                         unreachable!("held until taken")
                     };
                     let end = response.poll(cx, &mut progress);
-                    if end.is_pending() {
+                    // The head came in time: better a slow answer now than none at the deadline.
+                    let released = end.is_pending() && release.poll(cx).is_ready();
+                    if end.is_pending() && !released {
                         if progress {
                             stall
                                 .as_mut()
@@ -218,7 +280,10 @@ where
                         }
                         ready!(stall.poll(cx));
                     }
-                    let Some(Held { head, known, body }) = held.take() else {
+                    let Some(Held {
+                        head, known, body, ..
+                    }) = held.take()
+                    else {
                         unreachable!("held until taken")
                     };
                     let again = Verdict::Retry {
@@ -231,46 +296,51 @@ where
                         Poll::Ready(HeldEnd::Broken(error)) => {
                             (again, Buffered::broken(known, error))
                         }
+                        Poll::Ready(HeldEnd::TooLong) => {
+                            (Verdict::Pass, Buffered::resumed(known, body))
+                        }
+                        Poll::Pending if released => {
+                            (Verdict::Pass, Buffered::resumed(known, body))
+                        }
                         Poll::Pending => (again, Buffered::resumed(known, body)),
                     };
                     (verdict, Ok(Response::from_parts(head, body)))
                 }
-                StateProj::Wait { last, sleep } => {
+                StateProj::Wait { next, sleep } => {
                     ready!(sleep.poll(cx));
-                    let last = last.take();
-                    this.state.set(State::Ready { last });
+                    let next = next.take();
+                    this.state.set(State::Ready { next });
                     continue;
                 }
-                StateProj::Ready { last } => {
-                    if let Err(error) = ready!(this.inner.poll_ready(cx)) {
-                        let result = Err(error);
-                        this.state.set(State::Done);
-                        return Poll::Ready(result);
-                    }
+                StateProj::Ready { next } => {
+                    let ready = ready!(this.inner.poll_ready(cx));
+                    let Some(Next { last, granted }) = next.take() else {
+                        unreachable!("kept until here")
+                    };
                     let request = this
                         .template
                         .as_ref()
+                        .filter(|_| ready.is_ok())
                         .and_then(|next| next.request(*this.attempts + 1));
                     if let Some(request) = request {
                         *this.attempts += 1;
+                        granted.sent();
                         let response = this.inner.call(request);
                         this.state.set(State::Attempt { response });
                         continue;
                     }
-                    // The attempt before read on and outgrew the buffer while this one waited.
-                    let Some(last) = last.take() else {
-                        unreachable!("kept until here")
-                    };
+                    // The service is gone, or the attempt before read on and outgrew the buffer.
                     (Verdict::Pass, last)
                 }
                 StateProj::Done => panic!("response future polled after completion"),
             };
-            let Some(wait) = admit(this.config, this.template, *this.attempts, verdict) else {
+            let Some((wait, granted)) = admit(this.config, this.template, *this.attempts, verdict)
+            else {
                 this.state.set(State::Done);
                 return Poll::Ready(report(last, *this.attempts, this.config));
             };
             this.state.set(State::Wait {
-                last: Some(last),
+                next: Some(Next { last, granted }),
                 sleep: sleep(wait),
             });
         }

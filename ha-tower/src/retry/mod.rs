@@ -13,7 +13,7 @@
 //!    whatever the method.
 //! 5. The method is not idempotent (RFC 9110 §9.2.2: GET, HEAD, OPTIONS, TRACE, PUT and DELETE are): passed on. A POST
 //!    or PATCH with an `Idempotency-Key` counts as idempotent only where
-//!    [`idempotency_key(true)`](RetryLayer::idempotency_key) says that the server keeps its side.
+//!    [`idempotency_key(true)`](Builder::idempotency_key) says that the server keeps its side.
 //! 6. The exchange failed, or the status is 429, 502, 503 or 504: again after a jittered wait. A `Retry-After` is
 //!    honoured when it fits the cap (5 s) and the deadline; if not, the answer is passed on as it is.
 //! 7. The budget has nothing left: passed on. See [`Budget`](ha_core::budget::Budget).
@@ -22,7 +22,8 @@
 //!
 //! Once its head has been passed on, a response cannot be taken back. Small ones (32 KiB or less, by their length) are
 //! therefore held until they are complete, and one that breaks or stalls for a second before that is retried like a
-//! failed exchange. Larger ones and streams are passed on at once.
+//! failed exchange. One that is slow but keeps coming is held for four seconds at most, and never beyond the
+//! [`Deadline`](crate::timeout::Deadline). Larger ones and streams are passed on at once.
 //!
 //! # What it tells the others
 //!
@@ -32,7 +33,8 @@
 //!
 //! # Cancel safety
 //!
-//! Dropping the future drops the attempt under way; no other is made and nothing runs on.
+//! Dropping the future drops the attempt under way; no other is made and nothing runs on. A retry that was granted by the
+//! budget and not sent yet goes back into it.
 
 mod future;
 mod layer;
@@ -40,7 +42,7 @@ mod policy;
 mod service;
 
 pub use future::ResponseFuture;
-pub use layer::RetryLayer;
+pub use layer::{Builder, RetryLayer};
 pub use service::Retry;
 
 use http::HeaderName;

@@ -29,14 +29,18 @@ impl Safety {
             || headers.contains_key(http::header::UPGRADE)
         {
             Self::Once
-        } else if request.method().is_idempotent()
-            || honour_key && headers.contains_key("idempotency-key")
-        {
+        } else if request.method().is_idempotent() || honour_key && names_one_key(headers) {
             Self::Idempotent
         } else {
             Self::WhenUnsent
         }
     }
+}
+
+/// An empty or ambiguous key identifies nothing, so that a server cannot keep its side.
+fn names_one_key(headers: &HeaderMap) -> bool {
+    let mut keys = headers.get_all("idempotency-key").iter();
+    matches!((keys.next(), keys.next()), (Some(key), None) if !key.as_bytes().trim_ascii().is_empty())
 }
 
 /// What an attempt's outcome asks for.
@@ -122,6 +126,7 @@ mod tests {
     #[test]
     fn methods_and_headers_decide_what_is_safe() {
         let key = [("idempotency-key", "k")];
+        let (empty, two) = ([("idempotency-key", " ")], [key[0], key[0]]);
         for (method, headers, honour, expected) in [
             (Method::GET, &[][..], false, Safety::Idempotent),
             (Method::HEAD, &[], false, Safety::Idempotent),
@@ -133,6 +138,8 @@ mod tests {
             (Method::POST, &[], true, Safety::WhenUnsent),
             (Method::POST, &key, false, Safety::WhenUnsent),
             (Method::POST, &key, true, Safety::Idempotent),
+            (Method::POST, &empty, true, Safety::WhenUnsent),
+            (Method::POST, &two, true, Safety::WhenUnsent),
             (Method::PATCH, &[], false, Safety::WhenUnsent),
             (Method::PATCH, &key, true, Safety::Idempotent),
             (Method::CONNECT, &[], false, Safety::Once),
