@@ -9,6 +9,7 @@
 //! estimate, where a fast error would attract traffic and a large penalty would take more than a minute to fade: they
 //! feed a penalty of their own with a shorter memory, which is *added* to the cost.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::ConfigError;
@@ -60,6 +61,10 @@ pub const LONGEST_PENALTY: Duration = Duration::from_secs(300);
 // One unit of the stamp in a packed word: 16 µs. 32 bits of it wrap after 19 hours, and an endpoint whose last sample
 // is that old has nothing to remember anyway.
 const STAMP_SHIFT: u32 = 14;
+// An endpoint that loses every comparison is picked this often all the same: each second.
+const PROBE_EVERY: u32 = 1_000_000_000 >> STAMP_SHIFT;
+// But it rests for this many times its latency: a caller that waits for each answer must not spend its time on probes.
+const PROBE_REST: f32 = 20.0;
 
 /// A value that decays, with the time of its last change, in one word: no reader sees the one without the other.
 #[derive(Debug)]
@@ -81,6 +86,10 @@ impl Decaying {
 
     fn is_set(word: u64) -> bool {
         word >> 32 != 0
+    }
+
+    fn was_set(&self) -> bool {
+        Self::is_set(self.0.load(Ordering::Relaxed))
     }
 
     /// The value decayed to `stamp`, or none when it was never set.
@@ -154,18 +163,37 @@ fn kept(then: u32, now: u32, rate: f32) -> f32 {
 /// assert!(load.estimate(now + Duration::from_secs(10)) < Duration::from_millis(8));
 /// # Ok::<(), ha_core::config::ConfigError>(())
 /// ```
-// In this order one look touches one cache line, which is what a pick among thousands costs.
+// Half a cache line: what a pick among thousands costs is the lines that it touches.
 #[derive(Debug)]
 #[repr(C)]
 pub struct PeakEwma {
     estimate: Decaying,
     penalty: Decaying,
     in_flight: AtomicU32,
-    rate: f32,
+    last_pick: AtomicU32,
+    numbers: Arc<Numbers>,
+}
+
+/// A [`Config`] in the units of the hot path. One for all endpoints of a balancer, so that it is always in the cache.
+#[derive(Debug)]
+struct Numbers {
     epoch: Instant,
+    rate: f32,
     penalty_rate: f32,
     penalty_nanos: f32,
     unknown_nanos: f32,
+}
+
+impl Numbers {
+    fn new(config: &Config, epoch: Instant) -> Self {
+        Self {
+            epoch,
+            rate: rate(config.decay),
+            penalty_rate: rate(config.penalty_decay),
+            penalty_nanos: config.penalty.as_nanos() as f32,
+            unknown_nanos: config.unknown.as_nanos() as f32,
+        }
+    }
 }
 
 fn rate(decay: Duration) -> f32 {
@@ -179,16 +207,24 @@ impl PeakEwma {
     /// As [`Config::validate`].
     pub fn new(config: Config, now: Instant) -> Result<Self, ConfigError> {
         config.validate()?;
-        Ok(Self {
-            in_flight: AtomicU32::new(0),
+        Ok(Self::with(Arc::new(Numbers::new(&config, now))))
+    }
+
+    /// Another load without history that shares the numbers of this one. What is compared with each other should be siblings:
+    /// they are smaller.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self::with(self.numbers.clone())
+    }
+
+    fn with(numbers: Arc<Numbers>) -> Self {
+        Self {
             estimate: Decaying::new(),
             penalty: Decaying::new(),
-            epoch: now,
-            rate: rate(config.decay),
-            penalty_rate: rate(config.penalty_decay),
-            penalty_nanos: config.penalty.as_nanos() as f32,
-            unknown_nanos: config.unknown.as_nanos() as f32,
-        })
+            in_flight: AtomicU32::new(0),
+            last_pick: AtomicU32::new(0),
+            numbers,
+        }
     }
 
     /// One more request is in flight.
@@ -201,6 +237,36 @@ impl PeakEwma {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Notes that it was picked, for [`beats`](Self::beats).
+    pub fn picked(&self, now: Instant) {
+        self.last_pick.store(self.stamp(now), Ordering::Relaxed);
+    }
+
+    /// Whether the next request should rather go to this one than to `other`, its sibling: it costs less, or as much. But one that
+    /// loses every time is picked now and then all the same, so that it is noticed when it becomes good again: when nothing is
+    /// in flight there, and it was not picked for a second and for twenty times its latency.
+    #[must_use]
+    pub fn beats(&self, other: &Self, now: Instant) -> bool {
+        // Once for both: they count from one epoch.
+        let stamp = self.stamp(now);
+        let wins = self.cost_at(stamp) <= other.cost_at(stamp);
+        let loser = if wins { other } else { self };
+        wins != (loser.is_probe_due(stamp) && {
+            let winner = if wins { self } else { other };
+            !winner.is_probe_due(stamp)
+        })
+    }
+
+    fn is_probe_due(&self, stamp: u32) -> bool {
+        if self.in_flight() > 0 {
+            return false;
+        }
+        let idle = elapsed(self.last_pick.load(Ordering::Relaxed), stamp);
+        let latency = || self.estimate.read(stamp, self.numbers.rate).unwrap_or(0.0);
+        let idle_nanos = idle as f32 * (1u32 << STAMP_SHIFT) as f32;
+        idle > PROBE_EVERY && idle_nanos > latency() * PROBE_REST
+    }
+
     /// How many requests are in flight.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
@@ -209,9 +275,9 @@ impl PeakEwma {
 
     /// Takes the latency of a request that was answered.
     pub fn record(&self, latency: Duration, now: Instant) {
-        let sample = latency.as_nanos() as f32;
+        let sample = nanos(latency);
         self.estimate
-            .update(self.stamp(now), self.rate, |old, share| match old {
+            .update(self.stamp(now), self.numbers.rate, |old, share| match old {
                 Some(old) if old >= sample => old + sample * (1.0 - share),
                 _ => sample,
             });
@@ -220,18 +286,19 @@ impl PeakEwma {
     /// Takes a request that timed out or was dropped after `elapsed`: it took at least that long, and whatever the
     /// estimate says it was not quick.
     pub fn record_unanswered(&self, elapsed: Duration, now: Instant) {
-        let sample = elapsed.as_nanos() as f32;
-        self.estimate.update(self.stamp(now), self.rate, |old, _| {
-            old.unwrap_or(0.0).max(sample)
-        });
+        let sample = nanos(elapsed);
+        self.estimate
+            .update(self.stamp(now), self.numbers.rate, |old, _| {
+                old.unwrap_or(0.0).max(sample)
+            });
     }
 
     /// Takes a failure. `retry_after` is what the endpoint asked for, if it did; it counts up to [`LONGEST_PENALTY`].
     pub fn penalize(&self, retry_after: Option<Duration>, now: Instant) {
         let asked = retry_after.unwrap_or_default().min(LONGEST_PENALTY);
-        let penalty = self.penalty_nanos.max(asked.as_nanos() as f32);
+        let penalty = self.numbers.penalty_nanos.max(asked.as_nanos() as f32);
         self.penalty
-            .update(self.stamp(now), self.penalty_rate, |old, _| {
+            .update(self.stamp(now), self.numbers.penalty_rate, |old, _| {
                 old.unwrap_or(0.0).max(penalty)
             });
     }
@@ -241,7 +308,7 @@ impl PeakEwma {
     pub fn estimate(&self, now: Instant) -> Duration {
         let nanos = self
             .estimate
-            .read(self.stamp(now), self.rate)
+            .read(self.stamp(now), self.numbers.rate)
             .unwrap_or(0.0);
         Duration::from_nanos(nanos as u64)
     }
@@ -251,7 +318,7 @@ impl PeakEwma {
     pub fn penalty(&self, now: Instant) -> Duration {
         let nanos = self
             .penalty
-            .read(self.stamp(now), self.penalty_rate)
+            .read(self.stamp(now), self.numbers.penalty_rate)
             .unwrap_or(0.0);
         Duration::from_nanos(nanos as u64)
     }
@@ -259,21 +326,25 @@ impl PeakEwma {
     /// What the next request would cost: `estimate · (in flight + 1) + penalty`, in nanoseconds.
     #[must_use]
     pub fn cost(&self, now: Instant) -> f64 {
-        let stamp = self.stamp(now);
+        self.cost_at(self.stamp(now))
+    }
+
+    fn cost_at(&self, stamp: u32) -> f64 {
         let in_flight = self.in_flight();
-        let estimate = match self.estimate.read(stamp, self.rate) {
+        let estimate = match self.estimate.read(stamp, self.numbers.rate) {
             Some(estimate) => estimate,
-            None if in_flight > 0 => self.unknown_nanos,
+            None if in_flight > 0 => self.numbers.unknown_nanos,
             None => 0.0,
         };
         f64::from(estimate) * (f64::from(in_flight) + 1.0) + self.penalty_nanos(stamp)
     }
 
-    /// What the next request would cost when only counts matter: `in flight + 1 + penalty in milliseconds`.
+    /// What the next request would cost when only counts matter: `in flight + 1 + penalty in milliseconds`. `now` is asked
+    /// only while there is a penalty.
     #[must_use]
-    pub fn pending_cost(&self, now: Instant) -> f64 {
-        let penalty = if Decaying::is_set(self.penalty.0.load(Ordering::Relaxed)) {
-            self.penalty_nanos(self.stamp(now)) / 1e6
+    pub fn pending_cost(&self, now: impl FnOnce() -> Instant) -> f64 {
+        let penalty = if self.penalty.was_set() {
+            self.penalty_nanos(self.stamp(now())) / 1e6
         } else {
             0.0
         };
@@ -282,16 +353,21 @@ impl PeakEwma {
 
     fn penalty_nanos(&self, stamp: u32) -> f64 {
         self.penalty
-            .read(stamp, self.penalty_rate)
+            .read(stamp, self.numbers.penalty_rate)
             .map_or(0.0, f64::from)
     }
 
     fn stamp(&self, now: Instant) -> u32 {
-        let since = now.saturating_duration_since(self.epoch);
+        let since = now.saturating_duration_since(self.numbers.epoch);
         // `as_nanos` is 128 bits wide and this is the hot path; seconds beyond 584 years may wrap.
         let nanos = since.as_secs().wrapping_mul(1_000_000_000) + u64::from(since.subsec_nanos());
         (nanos >> STAMP_SHIFT) as u32
     }
+}
+
+// By way of 128 bits as `as_nanos` goes it takes four times as long.
+fn nanos(duration: Duration) -> f32 {
+    duration.as_secs_f32() * 1e9
 }
 
 #[cfg(all(test, not(ha_loom)))]
@@ -358,6 +434,46 @@ mod tests {
             close(load.cost(now), 2e9),
             "one second, times one in flight and the next"
         );
+    }
+
+    #[test]
+    fn the_cheaper_of_two_siblings_wins_and_a_tie_goes_to_the_one_asked() {
+        let (a, now) = load();
+        let b = a.sibling();
+        assert!(a.beats(&b, now) && b.beats(&a, now));
+        a.record(MS, now);
+        b.record(2 * MS, now);
+        assert!(a.beats(&b, now) && !b.beats(&a, now));
+        a.start();
+        a.start();
+        assert!(b.beats(&a, now), "three times 1 ms is more than 2 ms");
+    }
+
+    #[test]
+    fn a_loser_is_picked_once_a_second_while_idle_and_more_rarely_the_slower_it_is() {
+        // A second of latency fades to 427 ms in 8.53 s, which is twenty times that.
+        for (latency, rest) in [(10 * MS, SEC), (SEC, 8_530 * MS)] {
+            let (quick, now) = load();
+            let slow = quick.sibling();
+            quick.record(MS, now);
+            slow.record(latency, now);
+            slow.picked(now);
+            let (early, late) = (now + rest - 50 * MS, now + rest + 50 * MS);
+            quick.picked(early);
+            assert!(!slow.beats(&quick, early), "{latency:?}");
+            assert!(slow.beats(&quick, late), "{latency:?}");
+            slow.start();
+            assert!(!slow.beats(&quick, late), "{latency:?}: it is being tried");
+        }
+    }
+
+    #[test]
+    fn counts_need_no_clock_while_nothing_fails() {
+        let (load, now) = load();
+        load.start();
+        assert_eq!(load.pending_cost(|| unreachable!()), 2.0);
+        load.penalize(None, now);
+        assert!(close(load.pending_cost(|| now), 5_002.0));
     }
 
     #[test]
@@ -456,5 +572,86 @@ mod tests {
                 prop_assert!((got - want).abs() <= want * 0.005 + 1_000.0, "{got} {want}");
             }
         }
+    }
+}
+
+/// Run by `cargo xtask ci`.
+#[cfg(all(test, ha_loom))]
+mod loom {
+    use super::*;
+    use ::loom::thread;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Both at once on one load, and what is left of it.
+    fn race(
+        now: Instant,
+        one: fn(&PeakEwma, Instant),
+        other: fn(&PeakEwma, Instant),
+        check: fn(&PeakEwma, Instant),
+    ) {
+        ::loom::model(move || {
+            let load = Arc::new(PeakEwma::new(Config::default(), now).unwrap());
+            let thread = {
+                let load = load.clone();
+                thread::spawn(move || other(&load, now))
+            };
+            one(&load, now);
+            thread.join().unwrap();
+            check(&load, now);
+        });
+    }
+
+    fn near(duration: Duration, millis: u64) -> bool {
+        duration.abs_diff(Duration::from_millis(millis)) < Duration::from_micros(1)
+    }
+
+    #[test]
+    fn the_peak_of_two_samples_at_once_stays() {
+        race(
+            Instant::now(),
+            |load, now| load.record(20 * MS, now),
+            |load, now| load.record_unanswered(30 * MS, now),
+            |load, now| assert!(near(load.estimate(now), 30)),
+        );
+    }
+
+    #[test]
+    fn of_two_penalties_at_once_the_larger_stays() {
+        race(
+            Instant::now(),
+            |load, now| load.penalize(None, now),
+            |load, now| load.penalize(Some(Duration::from_secs(20)), now),
+            |load, now| assert!(near(load.penalty(now), 20_000)),
+        );
+    }
+
+    #[test]
+    fn a_sample_never_shows_with_the_time_of_another() {
+        race(
+            Instant::now(),
+            |load, now| load.record(100 * MS, now),
+            |load, now| load.record(200 * MS, now + 500 * MS),
+            // With the earlier time it would have faded to 190 ms.
+            |load, now| assert!(near(load.estimate(now + 500 * MS), 200)),
+        );
+    }
+
+    #[test]
+    fn what_starts_and_finishes_on_two_threads_adds_up() {
+        race(
+            Instant::now(),
+            |load, _| {
+                load.start();
+                load.start();
+                load.finish();
+            },
+            |load, _| {
+                load.start();
+                load.finish();
+                load.start();
+            },
+            |load, _| assert_eq!(load.in_flight(), 2),
+        );
     }
 }

@@ -357,3 +357,30 @@ mod tests {
         }
     }
 }
+
+/// Run by `cargo xtask ci`.
+#[cfg(all(test, ha_loom))]
+mod loom {
+    use super::*;
+    use ::loom::thread;
+    use std::sync::Arc;
+
+    #[test]
+    fn two_threads_share_out_the_turns_of_a_round_between_them() {
+        ::loom::model(|| {
+            let cursor = Arc::new(Cursor::default());
+            let schedule = Arc::new(Schedule::new([Weight::ONE; 4]));
+            let two_turns = |schedule: &Schedule, cursor: &Cursor| {
+                [(); 2].map(|()| schedule.next(cursor).unwrap())
+            };
+            let other = {
+                let (schedule, cursor) = (schedule.clone(), cursor.clone());
+                thread::spawn(move || two_turns(&schedule, &cursor))
+            };
+            let mut turns = two_turns(&schedule, &cursor).to_vec();
+            turns.extend(other.join().unwrap());
+            turns.sort_unstable();
+            assert_eq!(turns, [0, 1, 2, 3]);
+        });
+    }
+}

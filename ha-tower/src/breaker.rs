@@ -151,7 +151,7 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         // An open breaker answers without the service, so that nobody waits for one that is never ready again.
-        if !self.breaker.would_admit(clock::now()) {
+        if !self.breaker.is_closed() && !self.breaker.would_admit(clock::now()) {
             return Poll::Ready(Ok(()));
         }
         self.inner
@@ -160,7 +160,8 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let step = match self.breaker.try_admit(clock::now()) {
+        let closed = self.breaker.admit_if_closed().ok_or(());
+        let step = match closed.or_else(|()| self.breaker.try_admit(clock::now())) {
             Ok(permit) => Step::Calling {
                 future: self.inner.call(request),
                 ticket: Ticket {
@@ -190,12 +191,13 @@ impl Ticket {
         let Some(permit) = self.permit.take() else {
             return;
         };
-        let random = if outcome == Outcome::Success {
-            0.0
-        } else {
-            fastrand::f64()
+        let changed = match outcome {
+            Outcome::Success => self.breaker.succeed(permit, clock::now),
+            _ => self
+                .breaker
+                .record(permit, outcome, clock::now(), fastrand::f64()),
         };
-        if let Some(state) = self.breaker.record(permit, outcome, clock::now(), random) {
+        if let Some(state) = changed {
             tracing::info!(?state, "circuit breaker changed");
         }
     }

@@ -10,7 +10,8 @@
 //! state is not counted: it speaks of the time before.
 //!
 //! A breaker is shared by reference. While closed, admitting reads one word and recording changes one, without a lock;
-//! refusing while open reads one word.
+//! refusing while open reads one word. [`admit_if_closed`](Breaker::admit_if_closed) and [`succeed`](Breaker::succeed) spare a
+//! caller its clock reads while all is well.
 
 mod config;
 mod window;
@@ -104,6 +105,9 @@ const IDLE: u64 = 2;
 const PROBING: u64 = 3;
 const FOREVER: u64 = u64::MAX >> 2;
 
+/// Successes that [`Breaker::succeed`] puts into the window at once.
+const BATCH: u32 = 16;
+
 /// A circuit breaker. See the [module](self).
 ///
 /// ```
@@ -131,6 +135,8 @@ const FOREVER: u64 = u64::MAX >> 2;
 pub struct Breaker {
     gate: AtomicU64,
     consecutive: AtomicU32,
+    // Successes that are not in the window yet.
+    fresh: AtomicU32,
     epoch: Instant,
     window: Window,
     config: Config,
@@ -157,11 +163,20 @@ impl Breaker {
         Ok(Self {
             gate: AtomicU64::new(CLOSED),
             consecutive: AtomicU32::new(0),
+            fresh: AtomicU32::new(0),
             window: Window::new(config.window),
             config,
             epoch: now,
             slow: Mutex::new(Slow::default()),
         })
+    }
+
+    /// Leave to make one call if it is closed, which no clock is needed to know.
+    #[inline]
+    #[must_use]
+    pub fn admit_if_closed(&self) -> Option<Permit> {
+        let gate = self.gate.load(Ordering::Acquire);
+        (gate & TAG == CLOSED).then_some(Permit(gate))
     }
 
     /// Asks to make one call.
@@ -170,16 +185,17 @@ impl Breaker {
     /// [`Rejected`] while open, and while half-open with a probe out.
     #[inline]
     pub fn try_admit(&self, now: Instant) -> Result<Permit, Rejected> {
-        let gate = self.gate.load(Ordering::Acquire);
-        if gate & TAG == CLOSED {
-            return Ok(Permit(gate));
+        match self.admit_if_closed() {
+            Some(permit) => Ok(permit),
+            None => self.try_probe(now),
         }
-        self.try_probe(gate, now)
     }
 
-    fn try_probe(&self, gate: u64, now: Instant) -> Result<Permit, Rejected> {
+    #[cold]
+    fn try_probe(&self, now: Instant) -> Result<Permit, Rejected> {
         let at = self.at(now);
-        refuse(gate, at)?;
+        // Refusing takes no lock.
+        refuse(self.gate.load(Ordering::Acquire), at)?;
         let mut slow = self.slow();
         // Another thread may have been first.
         let gate = self.gate.load(Ordering::Acquire);
@@ -228,15 +244,55 @@ impl Breaker {
             return None;
         }
         let at = self.at(now);
-        self.window.record(at, outcome != Outcome::Success);
         if outcome == Outcome::Success {
-            // Reading first keeps the line shared between cores while all is well.
-            if self.consecutive.load(Ordering::Relaxed) != 0 {
-                self.consecutive.store(0, Ordering::Relaxed);
-            }
+            self.window.record(at, 1, 0);
+            self.end_row();
             return None;
         }
         self.record_failure(permit, outcome, at, random)
+    }
+
+    /// Takes a success as [`record`](Self::record) does, but asks for `now` only once in a while, which saves the caller most of
+    /// its clock reads: up to 15 successes stay without a time, and count as being in the window however old they are.
+    #[inline]
+    pub fn succeed(&self, permit: Permit, now: impl FnOnce() -> Instant) -> Option<State> {
+        if permit.is_probe() {
+            return self.record_probe(permit, Outcome::Success, now(), 0.0);
+        }
+        if self.gate.load(Ordering::Acquire) != permit.0 {
+            return None;
+        }
+        self.end_row();
+        if (self.fresh.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(BATCH) {
+            self.stamp_batch(self.at(now()));
+        }
+        None
+    }
+
+    #[cold]
+    fn stamp_batch(&self, at: u64) {
+        // Counted twice for a moment rather than not at all: a failure meanwhile must not trip it by missing successes.
+        self.window.record(at, u64::from(BATCH), 0);
+        // It was cleared meanwhile when there are fewer.
+        let _ = self
+            .fresh
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |fresh| {
+                Some(fresh.saturating_sub(BATCH))
+            });
+    }
+
+    fn end_row(&self) {
+        // Reading first keeps the line shared between cores while all is well.
+        if self.consecutive.load(Ordering::Relaxed) != 0 {
+            self.consecutive.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn counted(&self, at: u64) -> (u64, u64) {
+        // Before the window: whoever sees a batch gone from here sees it there.
+        let fresh = self.fresh.load(Ordering::Acquire);
+        let (calls, failures) = self.window.sum(at);
+        (calls + u64::from(fresh), failures)
     }
 
     #[cold]
@@ -247,6 +303,7 @@ impl Breaker {
         at: u64,
         random: f64,
     ) -> Option<State> {
+        self.window.record(at, 1, 1);
         let in_a_row = match outcome {
             Outcome::Failure => self
                 .consecutive
@@ -254,7 +311,7 @@ impl Breaker {
                 .saturating_add(1),
             _ => 0,
         };
-        let (calls, failures) = self.window.sum(at);
+        let (calls, failures) = self.counted(at);
         let by_ratio = calls >= u64::from(self.config.minimum_calls)
             && failures as f64 >= calls as f64 * self.config.failure_ratio;
         if in_a_row < self.config.consecutive_failures && !by_ratio {
@@ -326,7 +383,7 @@ impl Breaker {
     /// What it has counted.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        let (calls, failures) = self.window.sum(self.at(now));
+        let (calls, failures) = self.counted(self.at(now));
         let trips = self.slow().trips;
         Snapshot {
             state: self.state(now),
@@ -370,6 +427,7 @@ impl Breaker {
         slow.passed = 0;
         slow.generation += 1;
         self.window.clear();
+        self.fresh.store(0, Ordering::Relaxed);
         self.consecutive.store(0, Ordering::Relaxed);
         self.gate
             .store(slow.generation << 2 | CLOSED, Ordering::Release);

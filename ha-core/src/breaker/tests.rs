@@ -65,6 +65,45 @@ mod rules {
     }
 
     #[test]
+    fn successes_without_a_time_count_at_once_and_ask_the_clock_once_in_sixteen() {
+        let bed = Bed::new(by_ratio_only());
+        let mut reads = 0;
+        for calls in 1..=50 {
+            let permit = bed.breaker.admit_if_closed().unwrap();
+            let read = || {
+                reads += 1;
+                bed.now
+            };
+            assert_eq!(bed.breaker.succeed(permit, read), None);
+            assert_eq!(bed.breaker.snapshot(bed.now).calls, calls);
+        }
+        assert_eq!(reads, 3);
+        for i in 0..49 {
+            assert_eq!(bed.call(Outcome::Failure), None, "failure {i}");
+        }
+        assert_eq!(bed.call(Outcome::Failure), Some(State::Open));
+        bed.breaker.reset();
+        assert_eq!(bed.breaker.snapshot(bed.now).calls, 0);
+    }
+
+    #[test]
+    fn what_has_a_time_leaves_the_window_and_only_the_last_few_without_one_stay() {
+        let mut bed = Bed::new(by_ratio_only());
+        for _ in 0..10_000 {
+            let permit = bed.breaker.admit_if_closed().unwrap();
+            bed.breaker.succeed(permit, || bed.now);
+        }
+        for _ in 0..4 {
+            bed.call(Outcome::Failure);
+            let permit = bed.breaker.admit_if_closed().unwrap();
+            bed.breaker.succeed(permit, || bed.now);
+        }
+        assert_eq!(bed.breaker.snapshot(bed.now).consecutive_failures, 0);
+        bed.now += 10 * SEC;
+        assert_eq!(bed.breaker.snapshot(bed.now).calls, 10_004 % 16);
+    }
+
+    #[test]
     fn the_ratio_says_nothing_below_the_minimum() {
         let bed = Bed::new(by_ratio_only());
         for _ in 0..99 {
@@ -402,7 +441,7 @@ mod rules {
     }
 }
 
-/// `RUSTFLAGS="--cfg ha_loom" cargo test -p ha-core --release --lib breaker::tests::loom`
+/// Run by `cargo xtask ci`.
 #[cfg(ha_loom)]
 mod loom {
     use super::*;
@@ -459,18 +498,40 @@ mod loom {
 
     #[test]
     fn no_count_is_lost_when_two_threads_record() {
-        let now = Instant::now();
         ::loom::model(move || {
             let window = Arc::new(super::window::Window::new(Duration::from_secs(10)));
             let other = {
                 let window = window.clone();
-                thread::spawn(move || window.record(0, true))
+                thread::spawn(move || window.record(0, 1, 1))
             };
-            window.record(0, false);
+            window.record(0, 1, 0);
             other.join().unwrap();
             assert_eq!(window.sum(0), (2, 1));
         });
-        let _ = now;
+    }
+
+    #[test]
+    fn no_success_without_a_time_is_lost_when_two_threads_fill_a_batch() {
+        let now = Instant::now();
+        ::loom::model(move || {
+            let breaker = breaker(2, now);
+            let succeed = move |breaker: &Breaker| {
+                let permit = breaker.try_admit(now).unwrap();
+                assert_eq!(breaker.succeed(permit, || now), None);
+            };
+            for _ in 0..BATCH - 1 {
+                succeed(&breaker);
+            }
+            let other = {
+                let breaker = breaker.clone();
+                thread::spawn(move || succeed(&breaker))
+            };
+            succeed(&breaker);
+            // Never too few, in whatever state the other thread is: too few could trip it.
+            assert!(breaker.snapshot(now).calls >= u64::from(BATCH));
+            other.join().unwrap();
+            assert_eq!(breaker.snapshot(now).calls, u64::from(BATCH) + 1);
+        });
     }
 
     #[test]

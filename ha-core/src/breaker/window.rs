@@ -42,7 +42,7 @@ impl Window {
         }
     }
 
-    pub(super) fn record(&self, at_nanos: u64, failed: bool) {
+    pub(super) fn record(&self, at_nanos: u64, calls: u64, failures: u64) {
         let tick = at_nanos / self.bucket_nanos;
         let bucket = &self.buckets[(tick % BUCKETS) as usize];
         let tick = tick & TICK_MASK;
@@ -50,12 +50,12 @@ impl Window {
         loop {
             let ahead = tick.wrapping_sub(tick_of(word)) & TICK_MASK;
             let next = if ahead == 0 {
-                if calls_of(word) == COUNT_MASK {
+                if calls_of(word) + calls > COUNT_MASK {
                     return;
                 }
-                word + (1 << COUNT_BITS) + u64::from(failed)
+                word + (calls << COUNT_BITS) + failures
             } else if ahead < 1 << (TICK_BITS - 1) {
-                pack(tick, 1, u64::from(failed))
+                pack(tick, calls, failures)
             } else {
                 // Another thread's clock was read later and has taken the bucket over: this call is out of the window.
                 return;

@@ -1,16 +1,15 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Instant;
 
-use ha_core::breaker::{self, Breaker, Outcome, Permit};
-use ha_core::config::ConfigError;
+use ha_core::breaker::{Breaker, Outcome, Permit};
 use ha_core::endpoint::EndpointKey;
 use ha_core::health;
-use ha_core::load::{self, PeakEwma};
+use ha_core::load::PeakEwma;
 use tokio::sync::Notify;
 
 use super::protocol::Verdict;
-use crate::clock;
+use crate::clock::{self, Moment};
 
 /// What the endpoints of one balancer share: whether something changed that the panic rule depends on.
 #[derive(Debug, Default)]
@@ -27,43 +26,35 @@ impl Changes {
 }
 
 /// What is learned about one endpoint. Belongs to its key and outlives a re-discovery.
-// What a pick looks at stands first and together: among thousands of endpoints the cost of a pick is its cache misses.
+// Among thousands of endpoints the cost of a pick is its cache misses: in this order and alignment all that a look at a candidate
+// reads is one line.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct State {
-    health: AtomicU8,
-    last_pick: AtomicU64,
     pub(crate) load: PeakEwma,
+    health: AtomicU8,
     pub(crate) breaker: Breaker,
-    epoch: Instant,
     pub(crate) key: EndpointKey,
     changes: Arc<Changes>,
 }
 
 const AVAILABLE: u8 = 0b100;
-// An endpoint that loses every comparison is picked this often all the same.
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-// But it rests for this many times its latency: a caller that waits for each answer must not spend its time on probes.
-const PROBE_REST: u32 = 20;
 
 impl State {
     pub(super) fn new(
         key: EndpointKey,
-        breaker: breaker::Config,
-        load: load::Config,
+        breaker: Breaker,
+        load: PeakEwma,
         available: bool,
         changes: Arc<Changes>,
-    ) -> Result<Self, ConfigError> {
-        let now = clock::now();
-        Ok(Self {
-            key,
-            load: PeakEwma::new(load, now)?,
-            breaker: Breaker::new(breaker, now)?,
+    ) -> Self {
+        Self {
+            load,
             health: AtomicU8::new(if available { AVAILABLE } else { 0 }),
-            last_pick: AtomicU64::new(0),
-            epoch: now,
+            breaker,
+            key,
             changes,
-        })
+        }
     }
 
     pub(crate) fn is_healthy(&self) -> bool {
@@ -93,28 +84,15 @@ impl State {
         self.is_healthy() && self.breaker.would_admit(now)
     }
 
-    fn since_epoch(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.epoch);
-        since.as_secs().wrapping_mul(1_000_000_000) + u64::from(since.subsec_nanos())
-    }
-
-    pub(super) fn is_probe_due(&self, now: Instant) -> bool {
-        let last = self.last_pick.load(Ordering::Relaxed);
-        let idle = Duration::from_nanos(self.since_epoch(now).saturating_sub(last));
-        idle > PROBE_EVERY
-            && self.load.in_flight() == 0
-            && idle > self.load.estimate(now) * PROBE_REST
-    }
-
-    fn settle(&self, permit: Option<Permit>, outcome: Outcome, now: Instant) {
-        let Some(permit) = permit else { return };
-        // The spread is needed only when it opens.
-        let random = if outcome == Outcome::Success {
-            0.0
-        } else {
-            fastrand::f64()
+    fn settle(&self, permit: Permit, outcome: Outcome, now: &Moment) {
+        let changed = match outcome {
+            Outcome::Success => self.breaker.succeed(permit, || now.get()),
+            // Only a failure opens it, and needs the spread.
+            _ => self
+                .breaker
+                .record(permit, outcome, now.get(), fastrand::f64()),
         };
-        if let Some(state) = self.breaker.record(permit, outcome, now, random) {
+        if let Some(state) = changed {
             tracing::info!(endpoint = %self.key, ?state, "circuit breaker changed");
             self.changes.mark();
         }
@@ -148,19 +126,24 @@ impl Drop for InFlight {
 pub(super) struct Flight {
     in_flight: Option<InFlight>,
     permit: Option<Permit>,
-    started: Instant,
+    // None when nobody wants to know how long it takes.
+    started: Option<Instant>,
 }
 
 impl Flight {
-    pub(super) fn start(state: &Arc<State>, permit: Option<Permit>, now: Instant) -> Self {
+    pub(super) fn start(
+        state: &Arc<State>,
+        permit: Option<Permit>,
+        started: Option<Instant>,
+    ) -> Self {
         state.load.start();
-        state
-            .last_pick
-            .store(state.since_epoch(now), Ordering::Relaxed);
+        if let Some(now) = started {
+            state.load.picked(now);
+        }
         Self {
             in_flight: Some(InFlight(state.clone())),
             permit,
-            started: now,
+            started,
         }
     }
 
@@ -172,27 +155,31 @@ impl Flight {
     pub(super) fn finish(&mut self, verdict: &Verdict) -> Option<InFlight> {
         let in_flight = self.in_flight.take()?;
         let state = &in_flight.0;
-        let now = clock::now();
-        let elapsed = now.saturating_duration_since(self.started);
-        let permit = self.permit.take();
-        match verdict.outcome {
-            Some(Outcome::Success) => state.load.record(elapsed, now),
-            Some(_) => state.load.penalize(verdict.retry_after, now),
-            None if verdict.pushed_back => state.load.penalize(verdict.retry_after, now),
-            None => {}
-        }
-        if verdict.unanswered {
-            state.load.record_unanswered(elapsed, now);
-        }
-        match (verdict.outcome, permit) {
-            (Some(outcome), permit) => state.settle(permit, outcome, now),
+        let now = Moment::default();
+        self.measure(&state.load, verdict, &now);
+        match (verdict.outcome, self.permit.take()) {
+            (Some(outcome), Some(permit)) => state.settle(permit, outcome, &now),
             (None, Some(permit)) if verdict.pushed_back && permit.is_probe() => {
-                state.settle(Some(permit), Outcome::Success, now);
+                state.settle(permit, Outcome::Success, &now);
             }
             (None, Some(permit)) => state.breaker.release(permit),
-            (None, None) => {}
+            (_, None) => {}
         }
         Some(in_flight)
+    }
+
+    fn measure(&self, load: &PeakEwma, verdict: &Verdict, now: &Moment) {
+        let elapsed = |started| now.get().saturating_duration_since(started);
+        match (verdict.outcome, self.started) {
+            (Some(Outcome::Success), Some(started)) => load.record(elapsed(started), now.get()),
+            (Some(Outcome::Success), None) => {}
+            (Some(_), _) => load.penalize(verdict.retry_after, now.get()),
+            (None, _) if verdict.pushed_back => load.penalize(verdict.retry_after, now.get()),
+            (None, _) => {}
+        }
+        if let (true, Some(started)) = (verdict.unanswered, self.started) {
+            load.record_unanswered(elapsed(started), now.get());
+        }
     }
 }
 

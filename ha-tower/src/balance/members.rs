@@ -1,15 +1,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use ha_core::breaker::Permit;
 use ha_core::endpoint::{Endpoint, Weight};
 use ha_core::pick::{Cursor, Draw, Schedule};
 
-use super::flight::{Changes, State};
+use super::flight::{Changes, Flight, State};
 use super::policy::{Kind, Policy};
 use super::service::Control;
+use crate::clock::Moment;
 use crate::tried::Tried;
 
 #[derive(Debug, Clone)]
@@ -62,6 +62,7 @@ pub(super) struct Shared<S> {
     pub(super) changes: Arc<Changes>,
     pub(super) control: Control,
     policy: Policy,
+    measures: bool,
     cursor: Cursor,
     panic: AtomicBool,
 }
@@ -80,6 +81,7 @@ impl<S> Shared<S> {
     pub(super) fn new(
         members: Members<S>,
         policy: Policy,
+        measures: bool,
         control: Control,
         changes: Arc<Changes>,
     ) -> Self {
@@ -88,6 +90,7 @@ impl<S> Shared<S> {
             changes,
             control,
             policy,
+            measures,
             cursor: Cursor::default(),
             panic: AtomicBool::new(false),
         }
@@ -121,17 +124,17 @@ impl<S> Shared<S> {
         self.panic.load(Ordering::Relaxed)
     }
 
-    /// Picks by the rules of the [module](super). The caller starts the flight.
+    /// Picks by the rules of the [module](super), and starts the flight.
     pub(super) fn pick<'a>(
         &self,
         members: &'a Members<S>,
         tried: Option<&Tried>,
-        now: Instant,
         random: u64,
-    ) -> Option<(&'a Member<S>, Option<Permit>)> {
+    ) -> Option<(&'a Member<S>, Flight)> {
+        let now = Moment::default();
         let pick = Pick {
             members,
-            now,
+            now: &now,
             panic: self.panicking(members),
         };
         // An empty list of tried endpoints needs no second look.
@@ -142,13 +145,15 @@ impl<S> Shared<S> {
         }
         .or_else(|| pick.scan(tried, random))
         .or_else(|| tried.and_then(|_| pick.scan(None, random)))?;
-        Some((&members.list[index], permit))
+        let started = self.measures.then(|| now.get());
+        let flight = Flight::start(&members.states[index], permit, started);
+        Some((&members.list[index], flight))
     }
 }
 
 struct Pick<'a, S> {
     members: &'a Members<S>,
-    now: Instant,
+    now: &'a Moment,
     panic: bool,
 }
 
@@ -160,13 +165,22 @@ impl<S> Pick<'_, S> {
         &self.members.states[index]
     }
 
+    #[inline]
     fn rank(&self, index: usize, tried: Option<&Tried>) -> Rank {
         let state = self.state(index);
+        if tried.is_none() && state.is_healthy() && state.breaker.is_closed() {
+            return Rank::Open;
+        }
+        self.rank_of_doubtful(state, tried)
+    }
+
+    #[cold]
+    fn rank_of_doubtful(&self, state: &State, tried: Option<&Tried>) -> Rank {
         if !state.is_healthy() || tried.is_some_and(|t| t.contains(&state.key)) {
             Rank::Out
         } else if state.breaker.is_closed() {
             Rank::Open
-        } else if state.breaker.would_admit(self.now) {
+        } else if state.breaker.would_admit(self.now.get()) {
             Rank::Probe
         } else if self.panic {
             Rank::Open
@@ -176,7 +190,11 @@ impl<S> Pick<'_, S> {
     }
 
     fn admit(&self, index: usize) -> Picked {
-        match self.state(index).breaker.try_admit(self.now) {
+        let breaker = &self.state(index).breaker;
+        if let Some(permit) = breaker.admit_if_closed() {
+            return Some((index, Some(permit)));
+        }
+        match breaker.try_admit(self.now.get()) {
             Ok(permit) => Some((index, Some(permit))),
             Err(_) if self.panic => Some((index, None)),
             Err(_) => None,
@@ -209,16 +227,15 @@ impl<S> Pick<'_, S> {
     }
 
     fn cheaper(&self, kind: Kind, a: usize, b: usize) -> usize {
-        let cost = |index| match kind {
-            Kind::LeastRequest => self.state(index).load.pending_cost(self.now),
-            _ => self.state(index).load.cost(self.now),
-        };
-        let (winner, loser) = if cost(b) < cost(a) { (b, a) } else { (a, b) };
-        let due = |index| self.state(index).is_probe_due(self.now);
-        if due(loser) && !due(winner) {
-            loser
+        let load = |index| &self.state(index).load;
+        if kind == Kind::LeastRequest {
+            let cost = |index| load(index).pending_cost(|| self.now.get());
+            return if cost(b) < cost(a) { b } else { a };
+        }
+        if load(a).beats(load(b), self.now.get()) {
+            a
         } else {
-            winner
+            b
         }
     }
 

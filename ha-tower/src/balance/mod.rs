@@ -15,10 +15,15 @@
 //!    check is never ignored.
 //! 6. When nothing is left, the answer is [`Error::Unavailable`] at once.
 //!
-//! An endpoint that loses every comparison is still picked about once a second while it is idle, more rarely the
+//! An endpoint that loses every comparison of latency is still picked about once a second while it is idle, more rarely the
 //! slower it is, so that it is noticed when it becomes good again.
 //!
 //! `priority` and `locality` of an endpoint are carried along and not looked at yet.
+//!
+//! # What a pick costs
+//! A look at a candidate reads one cache line, and a pick looks at two. The clock is read when the policy looks at latency, when an
+//! endpoint has failed lately, and otherwise once in sixteen calls: up to 15 successes of an endpoint have no time for its
+//! breaker and count as recent.
 //!
 //! # What is learned from a response
 //! A [`Protocol`] says where the tried endpoints are in a request, how a response counts, and until when the request is in flight.

@@ -2,16 +2,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use ha_core::breaker::{self, Breaker};
 use ha_core::config::ConfigError;
 use ha_core::endpoint::{Endpoint, EndpointKey};
-use ha_core::{breaker, load};
+use ha_core::load::{self, PeakEwma};
 use tower::BoxError;
 use tower_service::Service;
 
-use super::flight::{Changes, Flight, State};
+use super::flight::{Changes, State};
 use super::future::ResponseFuture;
 use super::members::{Member, Members, Shared};
-use super::{Any, Error, Policy, Protocol};
+use super::{Any, Error, P2c, Policy, Protocol};
 use crate::clock;
 
 /// One service over many endpoints. See the [module](super).
@@ -25,7 +26,8 @@ pub struct Balance<S, P = Any> {
 #[derive(Debug)]
 pub(super) struct Control {
     breaker: breaker::Config,
-    load: load::Config,
+    // All loads are siblings of this one.
+    load: PeakEwma,
     available_at_first: bool,
     updating: Mutex<()>,
 }
@@ -48,6 +50,7 @@ impl<S> Balance<S> {
             breaker: breaker::Config::default(),
             load: load::Config::default(),
             available_at_first: true,
+            measures_latency: false,
             protocol: Any,
         }
     }
@@ -62,6 +65,7 @@ pub struct Builder<S, P = Any> {
     breaker: breaker::Config,
     load: load::Config,
     available_at_first: bool,
+    measures_latency: bool,
     protocol: P,
 }
 
@@ -92,6 +96,7 @@ impl<S, P> Builder<S, P> {
             breaker: self.breaker,
             load: self.load,
             available_at_first: self.available_at_first,
+            measures_latency: self.measures_latency,
             protocol,
         }
     }
@@ -101,17 +106,23 @@ impl<S, P> Builder<S, P> {
         self
     }
 
+    /// Measures latency also when the policy does not look at it.
+    pub(crate) fn measure_latency(mut self) -> Self {
+        self.measures_latency = true;
+        self
+    }
+
     /// Makes the balancer.
     ///
     /// # Errors
     /// [`ConfigError`] when a setting makes no sense.
     pub fn build(self) -> Result<Balance<S, P>, ConfigError> {
         self.breaker.validate()?;
-        self.load.validate()?;
         let changes = Arc::new(Changes::default());
+        let measures = self.measures_latency || Policy::from(P2c::peak_ewma()) == self.policy;
         let control = Control {
             breaker: self.breaker,
-            load: self.load,
+            load: PeakEwma::new(self.load, clock::now())?,
             available_at_first: self.available_at_first,
             updating: Mutex::new(()),
         };
@@ -129,7 +140,13 @@ impl<S, P> Builder<S, P> {
         }
         let members = Members::new(members.into_values().collect());
         Ok(Balance {
-            shared: Arc::new(Shared::new(members, self.policy, control, changes)),
+            shared: Arc::new(Shared::new(
+                members,
+                self.policy,
+                measures,
+                control,
+                changes,
+            )),
             protocol: self.protocol,
         })
     }
@@ -137,14 +154,13 @@ impl<S, P> Builder<S, P> {
 
 impl Control {
     fn state(&self, key: EndpointKey, changes: &Arc<Changes>) -> Result<Arc<State>, ConfigError> {
-        let state = State::new(
+        Ok(Arc::new(State::new(
             key,
-            self.breaker.clone(),
-            self.load.clone(),
+            Breaker::new(self.breaker.clone(), clock::now())?,
+            self.load.sibling(),
             self.available_at_first,
             changes.clone(),
-        )?;
-        Ok(Arc::new(state))
+        )))
     }
 }
 
@@ -263,13 +279,10 @@ where
 
     fn call(&mut self, request: R) -> ResponseFuture<S, R, P> {
         let members = self.shared.members.load();
-        let now = clock::now();
         let tried = self.protocol.tried(&request);
-        let Some((member, permit)) = self.shared.pick(&members, tried, now, fastrand::u64(..))
-        else {
+        let Some((member, flight)) = self.shared.pick(&members, tried, fastrand::u64(..)) else {
             return ResponseFuture::unavailable(self.protocol.clone(), members.all().len());
         };
-        let flight = Flight::start(&member.state, permit, now);
         if let Some(tried) = tried {
             tried.record(member.state.key.clone());
         }
