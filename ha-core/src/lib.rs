@@ -14,10 +14,12 @@ pub mod budget;
 pub mod config;
 pub mod drain;
 pub mod endpoint;
+pub mod hash;
 pub mod health;
 pub mod load;
 pub mod outlier;
 pub mod pick;
 pub mod sign;
+pub mod subset;
 
 mod sync;
