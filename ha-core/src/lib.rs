@@ -20,6 +20,8 @@ pub mod load;
 pub mod outlier;
 pub mod pick;
 pub mod sign;
+pub mod slow_start;
+pub mod spread;
 pub mod subset;
 
 mod sync;
