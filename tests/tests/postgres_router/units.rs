@@ -1,8 +1,5 @@
 //! Transactions, units of work and pools of the PostgreSQL router on a real server: nothing half done, nothing left behind.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use ha_db::postgres::{Causal, Consistency, Error, Role, Router, Unit};
@@ -197,96 +194,4 @@ async fn a_full_pool_is_not_a_failed_node() {
     drop((strong.unwrap(), router.write().await.unwrap()));
     drop(held);
     drop(router.read().await.unwrap());
-}
-
-/// Polls `future` at most `polls` times and drops it.
-async fn cancelled_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            // Without another poll at once, the next wake-up may be one that never comes.
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_cancelled_wherever_the_pool_stays_whole_and_clean() {
-    let (cluster, router) = start(2).await;
-    let (mut cut, mut done) = (0, 0);
-    for round in 0..160_i64 {
-        let polls = usize::try_from(round / 4 % 10).unwrap();
-        let db = router.db(Causal::default());
-        let ended = match round % 4 {
-            0 => {
-                let reading = async {
-                    let conn = db.read().await.unwrap();
-                    conn.query_one("SELECT count(*) FROM note", &[])
-                        .await
-                        .unwrap();
-                };
-                cancelled_after(polls, reading).await.is_some()
-            }
-            1 => {
-                let writing = async {
-                    let conn = db.write().await.unwrap();
-                    conn.batch_execute("BEGIN; SELECT 1").await.unwrap();
-                    conn.batch_execute("COMMIT").await.unwrap();
-                };
-                cancelled_after(polls, writing).await.is_some()
-            }
-            2 => {
-                let transaction = async {
-                    let tx = db.transaction().await.unwrap();
-                    insert(&tx, -1).await;
-                    tx.rollback().await.unwrap();
-                };
-                cancelled_after(polls, transaction).await.is_some()
-            }
-            _ => {
-                let tx = db.transaction().await.unwrap();
-                insert(&tx, round).await;
-                let committed = cancelled_after(polls, tx.commit()).await;
-                if let Some(committed) = committed {
-                    committed.unwrap();
-                    assert!(ids(&cluster).await.contains(&round));
-                    true
-                } else {
-                    false
-                }
-            }
-        };
-        if ended { done += 1 } else { cut += 1 }
-    }
-    eprintln!("{cut} cancelled, {done} ran to their end");
-    assert!(cut >= 10 && done >= 10);
-    // Both connections can be had at once, and neither is inside somebody's transaction.
-    for _ in 0..10 {
-        let (one, two) = tokio::join!(router.write(), router.write());
-        for conn in [one.unwrap(), two.unwrap()] {
-            let sql = "SELECT (now() = statement_timestamp())::text";
-            let rows = conn.simple_query(sql).await.unwrap();
-            let clean = rows.iter().any(|row| {
-                matches!(row, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("true"))
-            });
-            assert!(clean, "{rows:?}");
-        }
-    }
-    let ids = ids(&cluster).await;
-    assert!(!ids.contains(&-1), "{ids:?}");
-    let client = cluster.nodes[0].client().await.unwrap();
-    eventually("no session is left inside a transaction", async || {
-        let sql =
-            "SELECT count(*) = 0 FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'";
-        client.query_one(sql, &[]).await.unwrap().get(0)
-    })
-    .await;
 }

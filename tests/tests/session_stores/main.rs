@@ -1,9 +1,13 @@
 //! Sessions on real servers: the same checks for every store, and each store's own outages.
 #![allow(clippy::unwrap_used)]
 
+mod cancel;
 mod contract;
 mod naive;
 mod postgres;
 mod redis;
 mod support;
 mod tiered;
+
+#[path = "../polls/mod.rs"]
+mod polls;

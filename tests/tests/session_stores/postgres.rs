@@ -28,7 +28,7 @@ async fn bed(replicas: usize) -> (Cluster, Router) {
     (cluster, router)
 }
 
-async fn migrated(replicas: usize) -> (Cluster, PostgresStore) {
+pub(crate) async fn migrated(replicas: usize) -> (Cluster, PostgresStore) {
     let (cluster, router) = bed(replicas).await;
     let store = PostgresStore::new(router);
     store.migrate().await.unwrap();

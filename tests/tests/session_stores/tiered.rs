@@ -19,11 +19,11 @@ use http::StatusCode;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-struct Bed {
+pub(crate) struct Bed {
     redis: redis::Cluster,
     postgres: postgres::Cluster,
     connection: Connection,
-    store: Tiered,
+    pub(crate) store: Tiered,
 }
 
 impl Bed {
@@ -55,7 +55,7 @@ impl Bed {
         }
     }
 
-    async fn single() -> Self {
+    pub(crate) async fn single() -> Self {
         Self::start(Redis::single()).await
     }
 

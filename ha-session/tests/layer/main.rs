@@ -1,0 +1,11 @@
+//! The layer at the level of requests and answers, on the memory store.
+#![cfg(feature = "axum")]
+#![allow(clippy::unwrap_used)]
+
+mod changes;
+mod cookies;
+mod rotation;
+mod store_use;
+mod support;
+mod unconfirmed;
+mod unknown;
