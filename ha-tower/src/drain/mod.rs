@@ -56,3 +56,6 @@ pub use serve::{HttpService, Server, ServerBuilder, serve};
 
 pub use ha_core::config::ConfigError;
 pub use ha_core::drain::Phase;
+
+#[cfg(test)]
+mod tests;
