@@ -14,12 +14,11 @@
 //! short lock: that path runs only when something has already failed, and the lock is what makes "is there room" and
 //! "take it" one step, so that a thousand threads that fail at once cannot all see the same last token.
 
-use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::ConfigError;
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 const TICKS: usize = 10;
 
@@ -148,7 +147,7 @@ impl Budget {
             reserve: config.reserve_per_second * config.window.as_secs_f64(),
             tick_nanos: config.window.as_nanos() / TICKS as u128,
             origin: now,
-            requests: [const { AtomicU64::new(0) }; TICKS],
+            requests: std::array::from_fn(|_| AtomicU64::new(0)),
             retries: Mutex::new(Retries::default()),
         }
     }
@@ -218,5 +217,8 @@ impl Budget {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(ha_loom)))]
 mod tests;
+
+#[cfg(all(test, ha_loom))]
+mod loom;

@@ -110,5 +110,17 @@ fn ci() -> Result<(), Failure> {
     )
     .env("RUSTDOCFLAGS", "-D warnings")
     .run()?;
+    loom()?;
     test(None, &[])
+}
+
+/// What is hand-made of atomics, in every order in which two threads can get there.
+fn loom() -> Result<(), Failure> {
+    Step::cargo("loom", ["test", "-p", "ha-core", "--release", "--lib"])
+        // A target directory of its own: other flags would make every other step build anew.
+        .args(["--target-dir", "target/loom", "--", "loom"])
+        .env("RUSTFLAGS", "--cfg ha_loom")
+        // Two threads on one word show all that they can do within three, in seconds.
+        .env("LOOM_MAX_PREEMPTIONS", "3")
+        .run()
 }
