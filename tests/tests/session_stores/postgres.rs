@@ -104,6 +104,21 @@ async fn a_future_format_is_unknown_and_not_an_empty_session() {
 }
 
 #[tokio::test]
+async fn a_sign_out_ends_a_session_of_a_future_format_too() {
+    let (cluster, store) = migrated(0).await;
+    let mut client = Client::new(store);
+    client.text("/sign-in/ann").await;
+    let mut copy = client.clone();
+    let admin = cluster.nodes[0].client().await.unwrap();
+    admin
+        .batch_execute("update ha_session set format = 9")
+        .await
+        .unwrap();
+    client.text("/sign-out").await;
+    assert_eq!(copy.text("/get/user").await, "nothing");
+}
+
+#[tokio::test]
 async fn only_sessions_long_gone_are_purged() {
     let (cluster, store) = migrated(0).await;
     let mut client = Client::new(store.clone());

@@ -209,22 +209,31 @@ async fn a_sign_out_that_redis_missed_is_made_up_for() {
     .await;
     // Only what Redis is told can end it: the copy is trusted for an hour.
     let store = bed.store.clone().recheck(Duration::from_secs(3600));
-    let mut client = Client::new(store);
-    client.text("/sign-in/ann").await;
-    let mut copy = client.clone();
-    assert_eq!(copy.text("/get/user").await, "ann");
-    bed.redis.nodes[0].kill().await.unwrap();
-    client.text("/sign-out").await;
-    let refused = bed.connection.status().not_sent;
-    eventually("redis was tried again in vain", async || {
-        bed.connection.status().not_sent >= refused + 2
-    })
-    .await;
-    bed.redis.nodes[0].start().await.unwrap();
-    eventually("redis is told", async || {
-        copy.text("/get/user").await == "nothing"
-    })
-    .await;
+    // The second time PostgreSQL has ended it already, by a sign-out whose answer was lost.
+    for ended_before in [false, true] {
+        let mut client = Client::new(store.clone());
+        client.text("/sign-in/ann").await;
+        let mut copy = client.clone();
+        assert_eq!(copy.text("/get/user").await, "ann");
+        bed.redis.nodes[0].kill().await.unwrap();
+        if ended_before {
+            let admin = bed.postgres.nodes[0].client().await.unwrap();
+            let end = "update ha_session set state = 2, ended_at = now() where state = 0";
+            assert_eq!(admin.execute(end, &[]).await.unwrap(), 1);
+        }
+        client.text("/sign-out").await;
+        let refused = bed.connection.status().not_sent;
+        eventually("redis was tried again in vain", async || {
+            bed.connection.status().not_sent >= refused + 2
+        })
+        .await;
+        bed.redis.nodes[0].start().await.unwrap();
+        eventually("redis is told", async || {
+            copy.text("/get/user").await == "nothing"
+        })
+        .await;
+        bed.connection.ready(DEADLINE).await.unwrap();
+    }
 }
 
 #[tokio::test]
