@@ -14,7 +14,7 @@ use ha_tower::proxy::ReverseProxy;
 use ha_tower::upstream::Upstream;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -96,6 +96,26 @@ async fn what_is_under_way_finishes_and_the_port_refuses() {
         answer.contains("connection: close") && answer.ends_with("slow but whole"),
         "{answer}"
     );
+    assert!(timeout(LIMIT, server).await.unwrap().unwrap().is_clean());
+}
+
+#[tokio::test]
+async fn everybody_who_waits_in_the_queue_is_served_when_the_server_begins_to_refuse() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1024).unwrap();
+    let address = listener.local_addr().unwrap();
+    let drain = drain(Duration::ZERO, LIMIT);
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(send(address, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await);
+    }
+    drain.start();
+    let gate = Arc::new(Semaphore::new(0));
+    let server = tokio::spawn(drain::serve(listener, app(gate), drain.clone()));
+    for client in clients {
+        assert!(rest(client).await.ends_with("hello"));
+    }
     assert!(timeout(LIMIT, server).await.unwrap().unwrap().is_clean());
 }
 

@@ -122,10 +122,13 @@ impl Server {
     pub async fn serve(self, listener: TcpListener, service: impl HttpService) -> Report {
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
-        let connect = |accepted| self.connection(accepted, service.clone(), graceful.watcher());
-        accept_until(self.drain.signalled(), &listener, &mut connections, connect).await;
+        let connect = |accepted, watcher| self.connection(accepted, service.clone(), watcher);
+        let watched = |accepted| connect(accepted, Some(graceful.watcher()));
+        accept_until(self.drain.signalled(), &listener, &mut connections, watched).await;
         for accepted in queued(listener) {
-            connections.spawn(connect(accepted));
+            // Not watched: hyper would close them at once, their first request unread. The drain's layer closes each
+            // after its first response.
+            connections.spawn(connect(accepted, None));
         }
 
         let finished = async {
@@ -155,7 +158,7 @@ impl Server {
         &self,
         (stream, peer): (TcpStream, SocketAddr),
         service: S,
-        watcher: Watcher,
+        watcher: Option<Watcher>,
     ) -> impl Future<Output = ()> + Send + use<S> {
         // Small answers must not wait for the acknowledgement of the ones before.
         let _ = stream.set_nodelay(true);
@@ -172,7 +175,11 @@ impl Server {
             .header_read_timeout(self.header_read_timeout)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
         async move {
-            if let Err(error) = watcher.watch(connection).await {
+            let ended = match watcher {
+                Some(watcher) => watcher.watch(connection).await,
+                None => connection.await,
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%peer, error = &error as &(dyn std::error::Error + 'static), "connection ended");
             }
         }
