@@ -41,8 +41,8 @@
 //!   connections for ever.
 //! - The deadline, and the report of what it cut.
 //! - The [`Peer`](crate::proxy::Peer) of each request.
-//! - At the moment of refusing, connections that wait in the listener's queue are still accepted; closing the listener
-//!   over them would reset them.
+//! - At the moment of refusing, connections that wait in the listener's queue are still accepted and answered once;
+//!   closing the listener over them would reset them.
 
 mod body;
 mod handle;

@@ -201,14 +201,15 @@ impl Builder {
         ConfigError::positive("retry.hold_stall", self.hold_stall)?;
         ConfigError::at_most_a_day("retry.hold_stall", self.hold_stall)?;
         ConfigError::at_most_a_day("retry.retry_after_cap", self.retry_after_cap)?;
-        if let Some(name) = &self.attempts_header {
-            if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name) {
-                return Err(ConfigError::new(
-                    "retry.attempts_header",
-                    name,
-                    "must not be a field that frames messages",
-                ));
-            }
+        let framing = [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING];
+        if let Some(name) = &self.attempts_header
+            && framing.contains(name)
+        {
+            return Err(ConfigError::new(
+                "retry.attempts_header",
+                name,
+                "must not be a field that frames messages",
+            ));
         }
         Ok(())
     }
