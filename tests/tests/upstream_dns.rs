@@ -118,7 +118,7 @@ async fn two_apps() -> (App, App) {
 fn upstream(server: &NameServer, port: u16) -> Upstream {
     let dns = discover::dns(format!("apps.test:{port}")).unwrap();
     Upstream::builder("apps")
-        .discover(dns.nameserver(server.addr).unwrap())
+        .discover(dns.nameserver(server.addr))
         .balance(RoundRobin)
         .build()
         .unwrap()

@@ -1,16 +1,12 @@
-use std::collections::HashSet;
+use ha_core::endpoint::{Endpoint, EndpointError};
 
-use ha_core::endpoint::{Endpoint, EndpointError, EndpointKey};
-
-use super::{Kind, Source};
+use super::set::{self, SetError};
+use super::source::Source;
 
 /// Why a fixed list was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FixedError {
-    /// The list has no entry.
-    #[error("endpoints is empty, at least one is needed")]
-    Empty,
     /// An entry is not an address.
     #[error("endpoints[{index}] is refused")]
     Endpoint {
@@ -20,22 +16,9 @@ pub enum FixedError {
         #[source]
         source: EndpointError,
     },
-    /// An entry has a scheme that no client here speaks.
-    #[error("endpoints[{index}] has the scheme {scheme:?}, only \"http\" is spoken")]
-    Scheme {
-        /// The position in the list, from 0.
-        index: usize,
-        /// The scheme.
-        scheme: String,
-    },
-    /// Two entries are the same endpoint.
-    #[error("endpoints[{index}] repeats {key}")]
-    Repeated {
-        /// The position of the second one, from 0.
-        index: usize,
-        /// The key of both.
-        key: EndpointKey,
-    },
+    /// The list as a whole is no good.
+    #[error(transparent)]
+    Set(#[from] SetError),
 }
 
 /// A list that never changes.
@@ -46,6 +29,7 @@ pub enum FixedError {
 /// let source = discover::fixed(["http://127.0.0.1:3000", "http://127.0.0.1:3001"])?;
 /// let error = discover::fixed(["http://:3000"]).unwrap_err();
 /// assert_eq!(error.to_string(), "endpoints[0] is refused");
+/// # drop(source);
 /// # Ok::<(), discover::FixedError>(())
 /// ```
 ///
@@ -65,34 +49,28 @@ where
                 .map_err(|source| FixedError::Endpoint { index, source })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Source::endpoints(endpoints)
+    Ok(Source::endpoints(endpoints)?)
 }
 
 impl Source {
     /// A list of endpoints that never changes, with weights and keys of your own.
     ///
+    /// ```
+    /// use ha_core::endpoint::{Endpoint, Weight};
+    /// use ha_tower::discover::Source;
+    ///
+    /// let big: Endpoint = "http://10.0.0.1:3000".parse()?;
+    /// let small: Endpoint = "http://10.0.0.2:3000".parse()?;
+    /// let source = Source::endpoints(vec![big.with_weight(Weight::new(4)?), small])?;
+    /// # drop(source);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
-    /// [`FixedError`] when it is empty, repeats a key or has a scheme other than `http`.
-    pub fn endpoints(endpoints: Vec<Endpoint>) -> Result<Self, FixedError> {
-        if endpoints.is_empty() {
-            return Err(FixedError::Empty);
-        }
-        let mut seen = HashSet::new();
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            if endpoint.address.scheme() != "http" {
-                return Err(FixedError::Scheme {
-                    index,
-                    scheme: endpoint.address.scheme().to_owned(),
-                });
-            }
-            if !seen.insert(&endpoint.key) {
-                return Err(FixedError::Repeated {
-                    index,
-                    key: endpoint.key.clone(),
-                });
-            }
-        }
-        Ok(Self(Kind::Fixed(endpoints)))
+    /// [`SetError`] when it is empty, repeats a key or has a scheme other than `http`.
+    pub fn endpoints(endpoints: Vec<Endpoint>) -> Result<Self, SetError> {
+        set::check(&endpoints)?;
+        Ok(Self::constant(endpoints))
     }
 }
 
@@ -102,18 +80,15 @@ mod tests {
 
     #[test]
     fn bad_lists_are_refused_by_position_and_value() {
-        assert_eq!(fixed([""; 0]).unwrap_err(), FixedError::Empty);
+        assert_eq!(
+            fixed([""; 0]).unwrap_err(),
+            FixedError::Set(SetError::Empty)
+        );
         let error = fixed(["http://a", "http://:1"]).unwrap_err();
         assert_eq!(error.to_string(), "endpoints[1] is refused");
         let inner = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(inner, "address \"http://:1\" has no host");
-        assert!(matches!(
-            fixed(["https://a"]).unwrap_err(),
-            FixedError::Scheme { index: 0, .. }
-        ));
-        assert!(matches!(
-            fixed(["http://a", "http://a:80"]).unwrap_err(),
-            FixedError::Repeated { index: 1, .. }
-        ));
+        let error = fixed(["http://a", "http://a:80"]).unwrap_err();
+        assert_eq!(error.to_string(), "endpoints[1] repeats a:80");
     }
 }

@@ -14,7 +14,7 @@ use super::protocol::UpstreamHttp;
 use super::{Body, BuildError, Builder, EndpointSnapshot, Error};
 use crate::balance::{self, Balance};
 use crate::clock;
-use crate::discover::{Follow, Source};
+use crate::discover::Source;
 use crate::health::{Checks, Start};
 use crate::task::Owned;
 
@@ -27,14 +27,7 @@ pub struct Upstream {
     name: Arc<str>,
     balance: Balance<Attempt, UpstreamHttp>,
     // Only held.
-    _background: Arc<Background>,
-}
-
-/// What runs beside the requests.
-#[derive(Debug)]
-struct Background {
-    _checks: Option<Checks>,
-    _discovery: Option<Owned>,
+    _discovery: Arc<Owned>,
 }
 
 impl Upstream {
@@ -77,10 +70,11 @@ impl Upstream {
             connect: builder.connect_timeout,
             limit: builder.attempt_timeout,
         };
+        let name: Arc<str> = builder.name.into();
         Ok(Self {
-            name: builder.name.as_str().into(),
             balance,
-            _background: Arc::new(follower.run(source)),
+            _discovery: Arc::new(follower.run(source, name.clone())),
+            name,
         })
     }
 
@@ -138,26 +132,8 @@ struct Follower {
 }
 
 impl Follower {
-    fn run(mut self, source: Source) -> Background {
-        match source.follow() {
-            Follow::Once(endpoints) => {
-                self.apply(endpoints);
-                Background {
-                    _checks: self.checks,
-                    _discovery: None,
-                }
-            }
-            #[cfg(feature = "dns")]
-            Follow::Dns(mut dns) => Background {
-                _checks: None,
-                _discovery: Some(Owned::spawn(async move {
-                    loop {
-                        let endpoints = dns.next().await;
-                        self.apply(endpoints);
-                    }
-                })),
-            },
-        }
+    fn run(mut self, source: Source, upstream: Arc<str>) -> Owned {
+        source.follow(upstream, move |endpoints| self.apply(endpoints))
     }
 
     fn apply(&mut self, endpoints: Vec<ha_core::endpoint::Endpoint>) {
