@@ -18,7 +18,7 @@ use ha_testbed::postgres::{Cluster, Postgres};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
-use crate::support::{DEADLINE, builder, eventually, started};
+use crate::support::{DEADLINE, Failed, builder, eventually, keys, started};
 
 async fn start() -> Cluster {
     let cluster = Postgres::primary().replicas(2).start().await.unwrap();
@@ -44,25 +44,6 @@ async fn router(cluster: &Cluster) -> postgres::Router {
     })
     .await;
     router
-}
-
-fn keys() -> KeyRing {
-    KeyRing::from(Key::from_bytes(&[7; 32]).unwrap())
-}
-
-#[derive(Debug)]
-struct Failed(postgres::Error);
-
-impl IntoResponse for Failed {
-    fn into_response(self) -> axum::response::Response {
-        (StatusCode::INTERNAL_SERVER_ERROR, format!("{:?}", self.0)).into_response()
-    }
-}
-
-impl<E: Into<postgres::Error>> From<E> for Failed {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
 }
 
 async fn add(db: Db, text: String) -> Result<StatusCode, Failed> {

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use ha_db::postgres::{Builder, NodeStatus, Role, Router};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use ha_core::sign::{Key, KeyRing};
+use ha_db::postgres::{Builder, Error, NodeStatus, Role, Router};
 use ha_testbed::postgres::Cluster;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
@@ -38,4 +41,29 @@ pub(crate) async fn all_in_use(router: &Router, replicas: usize) {
         status.nodes.iter().filter(serving).count() == replicas
     })
     .await;
+}
+
+pub(crate) fn keys() -> KeyRing {
+    KeyRing::from(Key::from_bytes(&[7; 32]).unwrap())
+}
+
+/// A failure of the database as an answer of the app.
+#[derive(Debug)]
+pub(crate) struct Failed(Error);
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> axum::response::Response {
+        let status = if self.0.is_unavailable() {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        };
+        (status, self.0.to_string()).into_response()
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
 }

@@ -11,7 +11,6 @@ use axum::http::{Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::post;
 use bytes::Bytes;
-use ha_core::sign::{Key, KeyRing};
 use ha_db::causal::CausalLayer;
 use ha_db::idempotency::{self, IdempotencyLayer};
 use ha_db::postgres::{self, Db};
@@ -20,7 +19,7 @@ use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tower::ServiceExt;
 
-use crate::support::{self, started};
+use crate::support::{self, Failed, keys, started};
 
 pub(crate) async fn start(replicas: usize) -> Cluster {
     let cluster = Postgres::primary()
@@ -121,30 +120,6 @@ impl App {
 
     pub(crate) fn runs(&self) -> u32 {
         self.runs.load(Ordering::SeqCst)
-    }
-}
-
-fn keys() -> KeyRing {
-    KeyRing::from(Key::from_bytes(&[7; 32]).unwrap())
-}
-
-#[derive(Debug)]
-struct Failed(postgres::Error);
-
-impl IntoResponse for Failed {
-    fn into_response(self) -> axum::response::Response {
-        let status = if self.0.is_unavailable() {
-            StatusCode::SERVICE_UNAVAILABLE
-        } else {
-            StatusCode::INTERNAL_SERVER_ERROR
-        };
-        (status, self.0.to_string()).into_response()
-    }
-}
-
-impl<E: Into<postgres::Error>> From<E> for Failed {
-    fn from(error: E) -> Self {
-        Self(error.into())
     }
 }
 
