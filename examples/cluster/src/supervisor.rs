@@ -141,10 +141,14 @@ async fn run(place: &Place, options: Options, signals: &mut Signals) -> Result<(
         };
         place.write(&cluster.state(place, &control))?;
         ready.send_replace(Some(Arc::clone(&cluster)));
-        say(&cluster.welcome().await);
+        let greet_and_wait = async {
+            say(&cluster.welcome().await);
+            std::future::pending().await
+        };
         tokio::select! {
             () = signals.any() => {}
             () = down.notified() => {}
+            () = greet_and_wait => {}
         }
         say("\nstopping");
         ready.send_replace(None);

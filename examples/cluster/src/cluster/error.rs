@@ -47,8 +47,8 @@ pub enum Error {
     DiskFull {
         /// Where.
         dir: PathBuf,
-        /// What failed for it.
-        source: Box<Error>,
+        /// What failed for it, if anything had when it was noticed.
+        source: Option<Box<Error>>,
     },
     /// The edges' port is not to be had.
     #[error(transparent)]

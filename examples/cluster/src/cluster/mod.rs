@@ -199,27 +199,18 @@ impl Cluster {
     /// # Errors
     /// When a process cannot be ended. The rest is ended nevertheless.
     pub async fn shutdown(&self) -> Result<(), Error> {
-        let mut failed = Ok(());
-        let mut ending = Vec::new();
-        for Own { process, .. } in self.edges.iter().chain(&self.apps) {
+        let own = self.edges.iter().chain(&self.apps).map(|own| {
             // A stopped process would let the whole grace pass before it sees the signal.
-            let _ = process.thaw();
-            ending.push(process.terminate(GRACE));
-        }
-        for result in join_all(ending).await {
-            failed = failed.and(result.map_err(Error::from));
-        }
-        for part in self
-            .shape
-            .parts()
-            .into_iter()
-            .filter(|part| self.own(*part).is_none())
-        {
-            if self.process(part).is_running() {
-                failed = failed.and(self.kill(&part.to_string()).await);
-            }
-        }
-        failed
+            let _ = own.process.thaw();
+            own.process.terminate(GRACE)
+        });
+        let ended = join_all(own.collect::<Vec<_>>()).await;
+        // Only now: requests under way needed them.
+        let parts = self.shape.parts();
+        let servers = parts.iter().filter(|part| self.own(**part).is_none());
+        let killed = join_all(servers.map(|part| self.process(*part).kill())).await;
+        let failed = ended.into_iter().chain(killed).find_map(Result::err);
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// The part, if its process is there.

@@ -24,6 +24,9 @@ const NEEDED: u64 = 1024 * 1024 * 1024;
 /// Less than this is as good as nothing: one file of PostgreSQL's log.
 const NOTHING_LEFT: u64 = 16 * 1024 * 1024;
 
+/// How often the room is looked at while the servers write their first files.
+const DISK_LOOK: Duration = Duration::from_millis(50);
+
 /// How long an app or edge gets until it serves. Long, because a loaded machine is no reason to give up.
 const SERVING: Duration = Duration::from_secs(60);
 
@@ -62,8 +65,12 @@ impl Cluster {
             Port::Friendly => Ok((port::edges(options.edges, None)?, None)),
             Port::Any => any_port(options.edges),
         }?;
-        let started = start(options, &place, program, edges, temporary, progress).await;
-        started.map_err(|error| blame_disk(&dir, error))
+        tokio::select! {
+            started = start(options, &place, program, edges, temporary, progress) => {
+                started.map_err(|error| blame_disk(&dir, error))
+            }
+            full = disk_full(&dir) => Err(full),
+        }
     }
 }
 
@@ -289,7 +296,19 @@ fn blame_disk(dir: &Path, error: Error) -> Error {
     }
     Error::DiskFull {
         dir: dir.to_owned(),
-        source: Box::new(error),
+        source: Some(Box::new(error)),
+    }
+}
+
+/// Resolves when the disk has filled up. Servers that meet a full disk end, give their room back or wait for each other,
+/// and what is reported minutes later names another reason.
+async fn disk_full(dir: &Path) -> Error {
+    while free(dir).is_none_or(|free| free >= NOTHING_LEFT) {
+        tokio::time::sleep(DISK_LOOK).await;
+    }
+    Error::DiskFull {
+        dir: dir.to_owned(),
+        source: None,
     }
 }
 
