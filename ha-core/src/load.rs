@@ -250,11 +250,9 @@ impl PeakEwma {
         // Once for both: they count from one epoch.
         let stamp = self.stamp(now);
         let wins = self.cost_at(stamp) <= other.cost_at(stamp);
-        let loser = if wins { other } else { self };
-        wins != (loser.is_probe_due(stamp) && {
-            let winner = if wins { self } else { other };
-            !winner.is_probe_due(stamp)
-        })
+        let (winner, loser) = if wins { (self, other) } else { (other, self) };
+        let probe = loser.is_probe_due(stamp) && !winner.is_probe_due(stamp);
+        wins != probe
     }
 
     fn is_probe_due(&self, stamp: u32) -> bool {

@@ -31,7 +31,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ha_core::breaker::{Breaker, Outcome, Permit, Rejected};
 use ha_core::config::ConfigError;
@@ -160,8 +160,7 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let closed = self.breaker.admit_if_closed().ok_or(());
-        let step = match closed.or_else(|()| self.breaker.try_admit(clock::now())) {
+        let step = match self.breaker.try_admit_with(clock::now) {
             Ok(permit) => Step::Calling {
                 future: self.inner.call(request),
                 ticket: Ticket {
@@ -179,6 +178,20 @@ where
     }
 }
 
+/// Takes the outcome of an admitted call, and returns the new state if it changed.
+pub(crate) fn settle(
+    breaker: &Breaker,
+    permit: Permit,
+    outcome: Outcome,
+    now: impl FnOnce() -> Instant,
+) -> Option<State> {
+    match outcome {
+        Outcome::Success => breaker.succeed(permit, now),
+        // Only what is no success opens it, and needs the spread.
+        _ => breaker.record(permit, outcome, now(), fastrand::f64()),
+    }
+}
+
 /// A permit that goes back when it is dropped without an outcome.
 #[derive(Debug)]
 struct Ticket {
@@ -191,12 +204,7 @@ impl Ticket {
         let Some(permit) = self.permit.take() else {
             return;
         };
-        let changed = match outcome {
-            Outcome::Success => self.breaker.succeed(permit, clock::now),
-            _ => self
-                .breaker
-                .record(permit, outcome, clock::now(), fastrand::f64()),
-        };
+        let changed = settle(&self.breaker, permit, outcome, clock::now);
         if let Some(state) = changed {
             tracing::info!(?state, "circuit breaker changed");
         }

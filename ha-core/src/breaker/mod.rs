@@ -10,7 +10,7 @@
 //! state is not counted: it speaks of the time before.
 //!
 //! A breaker is shared by reference. While closed, admitting reads one word and recording changes one, without a lock;
-//! refusing while open reads one word. [`admit_if_closed`](Breaker::admit_if_closed) and [`succeed`](Breaker::succeed) spare a
+//! refusing while open reads one word. [`try_admit_with`](Breaker::try_admit_with) and [`succeed`](Breaker::succeed) spare a
 //! caller its clock reads while all is well.
 
 mod config;
@@ -171,24 +171,26 @@ impl Breaker {
         })
     }
 
-    /// Leave to make one call if it is closed, which no clock is needed to know.
-    #[inline]
-    #[must_use]
-    pub fn admit_if_closed(&self) -> Option<Permit> {
-        let gate = self.gate.load(Ordering::Acquire);
-        (gate & TAG == CLOSED).then_some(Permit(gate))
-    }
-
     /// Asks to make one call.
     ///
     /// # Errors
     /// [`Rejected`] while open, and while half-open with a probe out.
     #[inline]
     pub fn try_admit(&self, now: Instant) -> Result<Permit, Rejected> {
-        match self.admit_if_closed() {
-            Some(permit) => Ok(permit),
-            None => self.try_probe(now),
+        self.try_admit_with(|| now)
+    }
+
+    /// As [`try_admit`](Self::try_admit), but asks for `now` only when it is not closed.
+    ///
+    /// # Errors
+    /// As for [`try_admit`](Self::try_admit).
+    #[inline]
+    pub fn try_admit_with(&self, now: impl FnOnce() -> Instant) -> Result<Permit, Rejected> {
+        let gate = self.gate.load(Ordering::Acquire);
+        if gate & TAG == CLOSED {
+            return Ok(Permit(gate));
         }
+        self.try_probe(now())
     }
 
     #[cold]

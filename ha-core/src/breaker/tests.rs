@@ -69,7 +69,7 @@ mod rules {
         let bed = Bed::new(by_ratio_only());
         let mut reads = 0;
         for calls in 1..=50 {
-            let permit = bed.breaker.admit_if_closed().unwrap();
+            let permit = bed.breaker.try_admit_with(|| unreachable!()).unwrap();
             let read = || {
                 reads += 1;
                 bed.now
@@ -90,12 +90,12 @@ mod rules {
     fn what_has_a_time_leaves_the_window_and_only_the_last_few_without_one_stay() {
         let mut bed = Bed::new(by_ratio_only());
         for _ in 0..10_000 {
-            let permit = bed.breaker.admit_if_closed().unwrap();
+            let permit = bed.breaker.try_admit_with(|| unreachable!()).unwrap();
             bed.breaker.succeed(permit, || bed.now);
         }
         for _ in 0..4 {
             bed.call(Outcome::Failure);
-            let permit = bed.breaker.admit_if_closed().unwrap();
+            let permit = bed.breaker.try_admit_with(|| unreachable!()).unwrap();
             bed.breaker.succeed(permit, || bed.now);
         }
         assert_eq!(bed.breaker.snapshot(bed.now).consecutive_failures, 0);

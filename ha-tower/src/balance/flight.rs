@@ -9,6 +9,7 @@ use ha_core::load::PeakEwma;
 use tokio::sync::Notify;
 
 use super::protocol::Verdict;
+use crate::breaker::settle;
 use crate::clock::{self, Moment};
 
 /// What the endpoints of one balancer share: whether something changed that the panic rule depends on.
@@ -85,13 +86,7 @@ impl State {
     }
 
     fn settle(&self, permit: Permit, outcome: Outcome, now: &Moment) {
-        let changed = match outcome {
-            Outcome::Success => self.breaker.succeed(permit, || now.get()),
-            // Only a failure opens it, and needs the spread.
-            _ => self
-                .breaker
-                .record(permit, outcome, now.get(), fastrand::f64()),
-        };
+        let changed = settle(&self.breaker, permit, outcome, || now.get());
         if let Some(state) = changed {
             tracing::info!(endpoint = %self.key, ?state, "circuit breaker changed");
             self.changes.mark();

@@ -191,10 +191,7 @@ impl<S> Pick<'_, S> {
 
     fn admit(&self, index: usize) -> Picked {
         let breaker = &self.state(index).breaker;
-        if let Some(permit) = breaker.admit_if_closed() {
-            return Some((index, Some(permit)));
-        }
-        match breaker.try_admit(self.now.get()) {
+        match breaker.try_admit_with(|| self.now.get()) {
             Ok(permit) => Some((index, Some(permit))),
             Err(_) if self.panic => Some((index, None)),
             Err(_) => None,

@@ -56,6 +56,7 @@ impl Upstream {
             .policy(builder.policy)
             .breaker(builder.breaker.clone())
             .available_at_first(!first_pass)
+            .measure_latency()
             .protocol(UpstreamHttp)
             .build()
             .map_err(refused)?;
