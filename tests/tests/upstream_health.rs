@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use ha_core::health::State;
 use ha_tower::balance::{P2c, RoundRobin};
 use ha_tower::health::{Http, Start};
@@ -21,6 +22,17 @@ use tower::ServiceExt as _;
 use upstream_app::{App, call, eventually, names};
 
 const FAST: Duration = Duration::from_millis(50);
+const DEADLINE: Duration = Duration::from_secs(10);
+
+async fn start<const N: usize>(names: [&'static str; N]) -> [App; N] {
+    let apps = futures_util::future::join_all(names.map(App::start)).await;
+    apps.try_into().unwrap()
+}
+
+fn over<'a>(apps: impl IntoIterator<Item = &'a App>) -> upstream::Builder {
+    let urls = apps.into_iter().map(App::url);
+    Upstream::builder("apps").discover(discover::fixed(urls).unwrap())
+}
 
 fn fast_checks() -> Http {
     Http::get("/readyz")
@@ -46,13 +58,8 @@ fn endpoint(upstream: &Upstream, app: &App) -> ha_tower::upstream::EndpointSnaps
 
 #[tokio::test]
 async fn an_app_that_fails_its_readyz_gets_no_traffic_although_it_still_answers() {
-    let apps = [
-        App::start("a").await,
-        App::start("b").await,
-        App::start("c").await,
-    ];
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+    let apps = start(["a", "b", "c"]).await;
+    let upstream = over(&apps)
         .balance(RoundRobin)
         .health(fast_checks())
         .build()
@@ -74,36 +81,23 @@ async fn an_app_that_fails_its_readyz_gets_no_traffic_although_it_still_answers(
 
 #[tokio::test]
 async fn without_health_checks_the_same_app_keeps_getting_its_share() {
-    let apps = [
-        App::start("a").await,
-        App::start("b").await,
-        App::start("c").await,
-    ];
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
-        .balance(RoundRobin)
-        .build()
-        .unwrap();
+    let apps = start(["a", "b", "c"]).await;
+    let upstream = over(&apps).balance(RoundRobin).build().unwrap();
     apps[1].ready.store(false, Ordering::Relaxed);
     assert_eq!(names(&upstream, 30).await["b"], 10);
 }
 
 #[tokio::test]
 async fn two_of_three_failing_their_checks_never_come_back_by_panic() {
-    let apps = [
-        App::start("a").await,
-        App::start("b").await,
-        App::start("c").await,
-    ];
+    let apps = start(["a", "b", "c"]).await;
     for app in &apps[1..] {
         app.ready.store(false, Ordering::Relaxed);
     }
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+    let upstream = over(&apps)
         .health(fast_checks().start(Start::FirstPass))
         .build()
         .unwrap();
-    tokio::time::timeout(Duration::from_secs(10), upstream.ready())
+    tokio::time::timeout(DEADLINE, upstream.ready())
         .await
         .unwrap();
     let failing = || {
@@ -123,10 +117,9 @@ async fn two_of_three_failing_their_checks_never_come_back_by_panic() {
 
 #[tokio::test]
 async fn one_check_that_hangs_delays_no_other() {
-    let apps = [App::start("hangs").await, App::start("b").await];
+    let apps = start(["hangs", "b"]).await;
     apps[0].frozen.store(true, Ordering::Relaxed);
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+    let upstream = over(&apps)
         .health(
             fast_checks()
                 .timeout(Duration::from_secs(30))
@@ -143,14 +136,9 @@ async fn one_check_that_hangs_delays_no_other() {
 
 #[tokio::test]
 async fn a_frozen_app_costs_a_few_timeouts_and_then_nothing() {
-    let apps = [
-        App::start("a").await,
-        App::start("b").await,
-        App::start("frozen").await,
-    ];
+    let apps = start(["a", "b", "frozen"]).await;
     let build = |breaker: breaker::Config| {
-        Upstream::builder("apps")
-            .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+        over(&apps)
             .balance(RoundRobin)
             .breaker(breaker)
             .attempt_timeout(Duration::from_millis(100))
@@ -178,13 +166,8 @@ async fn a_frozen_app_costs_a_few_timeouts_and_then_nothing() {
 
 #[tokio::test]
 async fn a_slow_app_is_avoided_by_cost_and_not_by_turn() {
-    let apps = [
-        App::start("a").await,
-        App::start("b").await,
-        App::start("slow").await,
-    ];
-    let build =
-        || Upstream::builder("apps").discover(discover::fixed(apps.iter().map(App::url)).unwrap());
+    let apps = start(["a", "b", "slow"]).await;
+    let build = || over(&apps);
     apps[2].delay_millis.store(50, Ordering::Relaxed);
     let by_cost = names(&build().balance(P2c::peak_ewma()).build().unwrap(), 200).await;
     let by_turn = names(&build().balance(RoundRobin).build().unwrap(), 60).await;
@@ -195,16 +178,14 @@ async fn a_slow_app_is_avoided_by_cost_and_not_by_turn() {
 
 #[tokio::test]
 async fn a_killed_app_is_a_connect_error_that_was_never_sent_and_soon_left_alone() {
-    let mut apps = vec![App::start("a").await, App::start("b").await];
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed(apps.iter().map(App::url)).unwrap())
+    let [a, b] = start(["a", "b"]).await;
+    let upstream = over([&a, &b])
         .balance(RoundRobin)
         .health(fast_checks())
         .build()
         .unwrap();
     assert_eq!(names(&upstream, 10).await["b"], 5);
-    let gone = apps.remove(1);
-    gone.kill().await;
+    b.kill().await;
     let tally = names(&upstream, 40).await;
     assert!(tally["a"] >= 20, "{tally:?}");
     let errors = tally
@@ -226,8 +207,7 @@ async fn a_killed_app_is_a_connect_error_that_was_never_sent_and_soon_left_alone
 #[tokio::test]
 async fn errors_say_whether_the_request_can_have_reached_the_app() {
     let app = App::start("a").await;
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed([app.url()]).unwrap())
+    let upstream = over([&app])
         .attempt_timeout(Duration::from_millis(100))
         .build()
         .unwrap();
@@ -341,10 +321,7 @@ async fn request_meets_a_closed_connection() {
 #[tokio::test]
 async fn a_request_is_in_flight_until_its_body_ends_and_cancelling_gives_it_back() {
     let app = App::start("a").await;
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed([app.url()]).unwrap())
-        .build()
-        .unwrap();
+    let upstream = over([&app]).build().unwrap();
     let in_flight = || upstream.endpoints()[0].in_flight;
 
     let response = call(&upstream, "/").await.unwrap();
@@ -368,8 +345,7 @@ async fn a_request_is_in_flight_until_its_body_ends_and_cancelling_gives_it_back
 #[tokio::test]
 async fn a_body_that_streams_passes_both_ways_and_may_outlast_the_attempt_timeout() {
     let app = App::start("a").await;
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed([app.url()]).unwrap())
+    let upstream = over([&app])
         .attempt_timeout(Duration::from_millis(200))
         .build()
         .unwrap();
@@ -392,11 +368,7 @@ async fn a_body_that_streams_passes_both_ways_and_may_outlast_the_attempt_timeou
 #[tokio::test]
 async fn checks_end_with_the_last_clone() {
     let app = App::start("a").await;
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed([app.url()]).unwrap())
-        .health(fast_checks())
-        .build()
-        .unwrap();
+    let upstream = over([&app]).health(fast_checks()).build().unwrap();
     let clone = upstream.clone();
     eventually("it is checked", || app.checks.load(Ordering::Relaxed) > 0).await;
     drop(upstream);
@@ -405,12 +377,15 @@ async fn checks_end_with_the_last_clone() {
         app.checks.load(Ordering::Relaxed) > before + 2
     })
     .await;
+    // The app has a runtime of its own: on this one only the upstream has tasks.
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    assert_ne!(tasks(), 0);
     drop(clone);
-    // One that is under way may still arrive.
-    tokio::time::sleep(FAST * 4).await;
-    let before = app.checks.load(Ordering::Relaxed);
-    tokio::time::sleep(FAST * 10).await;
-    assert_eq!(app.checks.load(Ordering::Relaxed), before);
+    eventually("no task is left", || tasks() == 0).await;
 }
 
 #[tokio::test]
@@ -452,11 +427,10 @@ async fn bad_settings_are_refused_by_field_and_value() {
 }
 
 #[tokio::test]
-async fn nothing_to_pick_is_an_error_at_once() {
+async fn nothing_to_pick_is_an_error_at_once_and_not_ready_until_a_check_passes() {
     let app = App::start("a").await;
     app.ready.store(false, Ordering::Relaxed);
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed([app.url()]).unwrap())
+    let upstream = over([&app])
         .health(fast_checks().start(Start::FirstPass))
         .build()
         .unwrap();
@@ -472,6 +446,13 @@ async fn nothing_to_pick_is_an_error_at_once() {
         error.to_string(),
         "upstream \"apps\" has no available endpoint (1 known)"
     );
-    let waited = tokio::time::timeout(FAST * 6, upstream.ready()).await;
-    assert!(waited.is_err(), "nothing is ready");
+    eventually("it failed its checks", || {
+        endpoint(&upstream, &app).health == State::Failing
+    })
+    .await;
+    assert!(upstream.ready().now_or_never().is_none());
+    app.ready.store(true, Ordering::Relaxed);
+    tokio::time::timeout(DEADLINE, upstream.ready())
+        .await
+        .unwrap();
 }
