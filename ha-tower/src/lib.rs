@@ -46,7 +46,7 @@
 //!         .breaker(breaker::Config::default())
 //!         .build()?;
 //!     let client = ServiceBuilder::new()
-//!         .layer(TimeoutLayer::deadline(Duration::from_secs(2))?)
+//!         .layer(TimeoutLayer::deadline(Duration::from_secs(2)))
 //!         .layer(RetryLayer::http())
 //!         .service(upstream);
 //!     let app: Router = Router::new().fallback_service(ReverseProxy::new(client));

@@ -13,7 +13,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ha_core::config::ConfigError;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
@@ -23,6 +22,9 @@ use tower_service::Service;
 
 use crate::body::Buffered;
 use crate::problem::Problem;
+
+/// Far enough for any answer, near enough for any clock.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Request extension: when the caller stops waiting for the response head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,15 +49,13 @@ pub struct TimeoutLayer {
 impl TimeoutLayer {
     /// A deadline of `limit` after the call.
     ///
-    /// It does not cover the wait for the inner service to become ready, which comes before the call.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError`] when `limit` is zero, which would answer everything with `504`, or longer than a day.
-    pub fn deadline(limit: Duration) -> Result<Self, ConfigError> {
-        ConfigError::positive("timeout.deadline", limit)?;
-        ConfigError::at_most_a_day("timeout.deadline", limit)?;
-        Ok(Self { limit })
+    /// It does not cover the wait for the inner service to become ready, which comes before the call. With a limit of
+    /// zero only an answer that is there at once passes; a limit of more than a day is one day.
+    #[must_use]
+    pub fn deadline(limit: Duration) -> Self {
+        Self {
+            limit: limit.min(LONGEST),
+        }
     }
 }
 
@@ -156,7 +156,6 @@ mod tests {
     async fn a_late_head_becomes_a_local_504_at_the_deadline() {
         let started = Instant::now();
         let service = TimeoutLayer::deadline(Duration::from_secs(2))
-            .unwrap()
             .layer(service_fn(|_| answer_after(Duration::from_secs(3))));
         let response = service.oneshot(request()).await.unwrap();
         assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
@@ -167,7 +166,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_head_in_time_passes_and_its_body_is_not_cut() {
         let service = TimeoutLayer::deadline(Duration::from_secs(2))
-            .unwrap()
             .layer(service_fn(|_| answer_after(Duration::from_secs(1))));
         let response = service.oneshot(request()).await.unwrap();
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -188,33 +186,36 @@ mod tests {
         });
         for (outer, inner) in [(1, 5), (5, 1)] {
             let service = TimeoutLayer::deadline(Duration::from_secs(outer))
-                .unwrap()
-                .layer(
-                    TimeoutLayer::deadline(Duration::from_secs(inner))
-                        .unwrap()
-                        .layer(seen),
-                );
+                .layer(TimeoutLayer::deadline(Duration::from_secs(inner)).layer(seen));
             let response = service.oneshot(request()).await.unwrap();
             let deadline = response.extensions().get::<Deadline>().unwrap();
             assert_eq!(deadline.remaining(start), Duration::from_secs(1));
         }
     }
 
-    #[test]
-    fn a_limit_of_nothing_or_of_days_is_refused_by_value() {
-        for (limit, message) in [
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_of_zero_passes_only_what_is_there_and_an_endless_one_ends() {
+        for (limit, wait, status) in [
+            (Duration::ZERO, Duration::ZERO, StatusCode::OK),
             (
                 Duration::ZERO,
-                "timeout.deadline is 0ns: must be longer than zero",
+                Duration::from_millis(1),
+                StatusCode::GATEWAY_TIMEOUT,
             ),
             (
-                Duration::from_secs(86_401),
-                "timeout.deadline is 86401s: must not be longer than a day",
+                Duration::MAX,
+                LONGEST + Duration::from_secs(1),
+                StatusCode::GATEWAY_TIMEOUT,
             ),
         ] {
-            let refused = TimeoutLayer::deadline(limit).unwrap_err();
-            assert_eq!(refused.to_string(), message);
+            let service = TimeoutLayer::deadline(limit).layer(service_fn(move |_| async move {
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
+                }
+                Ok::<_, Infallible>(Response::new(Full::from("")))
+            }));
+            let response = service.oneshot(request()).await.unwrap();
+            assert_eq!(response.status(), status, "{limit:?} {wait:?}");
         }
-        assert!(TimeoutLayer::deadline(Duration::MAX).is_err());
     }
 }

@@ -153,9 +153,11 @@ async fn a_dropped_timeout_or_proxy_drops_the_request_inside() {
     for limit in [500, 2_000] {
         let polls = at_each_await_point(async |polls| {
             let (under_way, attempts) = (UnderWay::default(), Arc::default());
-            let client = TimeoutLayer::deadline(Duration::from_millis(limit))
-                .unwrap()
-                .layer(slow(&under_way, StatusCode::OK, &attempts));
+            let client = TimeoutLayer::deadline(Duration::from_millis(limit)).layer(slow(
+                &under_way,
+                StatusCode::OK,
+                &attempts,
+            ));
             let proxy = ReverseProxy::new(client);
             let ended = dropped_after(polls, proxy.oneshot(request())).await;
             assert_eq!(under_way.count(), 0, "{limit} ms, {polls} polls");

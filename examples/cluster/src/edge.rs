@@ -103,12 +103,12 @@ pub async fn run(args: Args) -> Result<(), Error> {
     let drain = serve::drain()?;
     let proxy = if args.without.contains(&Defence::Retry) {
         let client = ServiceBuilder::new()
-            .layer(TimeoutLayer::deadline(DEADLINE)?)
+            .layer(TimeoutLayer::deadline(DEADLINE))
             .service(upstream);
         axum::Router::new().fallback_service(ReverseProxy::new(client))
     } else {
         let client = ServiceBuilder::new()
-            .layer(TimeoutLayer::deadline(DEADLINE)?)
+            .layer(TimeoutLayer::deadline(DEADLINE))
             // The apps keep their side of `Idempotency-Key`, so a POST that carries one may be sent again.
             .layer(RetryLayer::builder().idempotency_key(true).build()?)
             .service(upstream);

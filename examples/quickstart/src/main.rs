@@ -56,7 +56,7 @@ fn edge(fleet: Fleet) -> Result<Router, BoxError> {
         .breaker(breaker::Config::default())
         .build()?;
     let client = ServiceBuilder::new()
-        .layer(TimeoutLayer::deadline(Duration::from_secs(5))?)
+        .layer(TimeoutLayer::deadline(Duration::from_secs(5)))
         .layer(RetryLayer::http())
         .service(upstream);
     Ok(Router::new()

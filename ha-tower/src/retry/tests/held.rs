@@ -71,7 +71,6 @@ async fn a_slow_response_that_keeps_coming_is_released_before_the_deadline_and_w
             Ok::<_, Broke>(Response::new(trickle(Duration::from_millis(pace))))
         });
         let service = TimeoutLayer::deadline(Duration::from_millis(deadline))
-            .unwrap()
             .layer(RetryLayer::http().layer(service));
         let started = Instant::now();
         let response = service.oneshot(request(Method::GET)).await.unwrap();

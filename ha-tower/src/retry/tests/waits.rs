@@ -31,9 +31,8 @@ async fn retry_after_is_waited_for_within_cap_and_deadline() {
 
     let (service, seen) = server([Act::After("3")]);
     let started = Instant::now();
-    let service = TimeoutLayer::deadline(Duration::from_secs(2))
-        .unwrap()
-        .layer(RetryLayer::http().layer(service));
+    let service =
+        TimeoutLayer::deadline(Duration::from_secs(2)).layer(RetryLayer::http().layer(service));
     let response = service.oneshot(request(Method::GET)).await.unwrap();
     assert_eq!(
         (response.status().as_u16(), seen.lock().unwrap().len()),
