@@ -7,7 +7,7 @@
 //! # Rules
 //! - For the first `window` its weight counts `max(0.1, (t / window)^(1 / aggression))` times. Aggression 1 is a straight
 //!   line; above, the share grows fast at first, below, late. This is the formula of Envoy's slow start.
-//! - The window of one that is new is 30 s by default, and that of one that is back 10 s: it was warm a moment ago, and
+//! - The window of one that is new is 30 s by default, and that of one that is back 5 s: it was warm a moment ago, and
 //!   the others carry its load meanwhile.
 //! - The set that a caller starts with is not new: when all ramp alike, nobody is spared.
 //!
@@ -48,8 +48,8 @@ pub const TRIES: u32 = 8;
 pub struct Config {
     /// How long a new endpoint takes to its full share. Default 30 s. Zero means at once.
     pub new_window: Duration,
-    /// The same for one that was out and is back. Default 10 s, so that it has its share back within 15 s with the
-    /// checks that find it. Zero means at once.
+    /// The same for one that was out and is back. Default 5 s: with the at most 9.6 s in which
+    /// the default checks find it, it has its share back within 15 s. Zero means at once.
     pub recovered_window: Duration,
     /// How the share grows: 1 is a straight line, 2 has half of it after a quarter of the window. Default 1.
     pub aggression: f64,
@@ -61,7 +61,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             new_window: Duration::from_secs(30),
-            recovered_window: Duration::from_secs(10),
+            recovered_window: Duration::from_secs(5),
             aggression: 1.0,
             minimum_ratio: 0.1,
         }
@@ -247,8 +247,8 @@ mod tests {
     fn one_that_is_back_is_quicker_than_one_that_is_new_and_a_window_of_zero_is_none() {
         let (ramp, now) = ramp(Config::default());
         ramp.begin_recovered(now);
-        assert!((ramp.factor(now + 5 * SEC) - 0.5).abs() < 1e-9);
-        assert_eq!(ramp.factor(now + 10 * SEC), 1.0);
+        assert!((ramp.factor(now + 2 * SEC) - 0.4).abs() < 1e-9);
+        assert_eq!(ramp.factor(now + 5 * SEC), 1.0);
         let (ramp, now) = self::ramp(Config {
             new_window: Duration::ZERO,
             ..Config::default()
