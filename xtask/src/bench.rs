@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::run::{Failure, Step};
 
 /// The benches that exist, one file each in `benches/benches`.
-pub(crate) const NAMES: [&str; 2] = ["balance", "breaker"];
+pub(crate) const NAMES: [&str; 3] = ["balance", "breaker", "hash"];
 
 const OURS: &str = "ours";
 
