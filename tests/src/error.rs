@@ -1,6 +1,10 @@
 //! What can go wrong while a server is started or broken on purpose.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Why a part of the bed could not be started, reached or changed.
 ///
@@ -19,7 +23,9 @@ pub enum StartError {
         install: String,
     },
     /// The server found its port in use.
-    #[error("{part}: port {port} is taken by another process\n{log}")]
+    #[error(
+        "{part}: port {port} is taken by another process; end that one, or start again on another port\n{log}"
+    )]
     PortTaken {
         /// The part that was started.
         part: String,
@@ -39,20 +45,24 @@ pub enum StartError {
         log: String,
     },
     /// The program ended instead of serving.
-    #[error("{part}: ended with {status} before it was ready\n{log}")]
+    #[error("{part}{}: ended with {status} before it was ready; its last words say what to change\n{log}", at(*port))]
     Exited {
         /// The part that was started.
         part: String,
+        /// The port it was to serve on, where it has one.
+        port: Option<u16>,
         /// Its exit status in words.
         status: String,
         /// The end of its log.
         log: String,
     },
-    /// The awaited state did not come in time.
-    #[error("{part}: not {what} within {after:?}; last seen: {last}\n{log}")]
+    /// The awaited state did not come in time: a busy machine needs fewer beds at once, or more time.
+    #[error("{part}{}: not {what} within {after:?}; last seen: {last}\n{log}", at(*port))]
     Deadline {
         /// The part that was waited for.
         part: String,
+        /// The port it serves on, where it has one.
+        port: Option<u16>,
         /// What was waited for.
         what: &'static str,
         /// How long.
@@ -115,10 +125,44 @@ pub enum StartError {
     },
 }
 
+fn at(port: Option<u16>) -> String {
+    port.map(|port| format!(" on port {port}"))
+        .unwrap_or_default()
+}
+
+/// An error with all it was caused by, for the "last seen" of a deadline.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
 impl StartError {
     pub(crate) fn io(part: &str, what: &'static str) -> impl FnOnce(io::Error) -> Self + use<> {
         let part = part.to_owned();
         move |source| Self::Io { part, what, source }
+    }
+
+    /// As [`io`](Self::io), for a file below `dir`, whose file system may be full.
+    pub(crate) fn file(
+        part: &str,
+        what: &'static str,
+        dir: &Path,
+    ) -> impl FnOnce(io::Error) -> Self + use<> {
+        let (part, dir) = (part.to_owned(), dir.to_owned());
+        move |source| {
+            if source.kind() == io::ErrorKind::StorageFull {
+                let log = format!("could not {what}: {source}");
+                Self::DiskFull { part, dir, log }
+            } else {
+                Self::Io { part, what, source }
+            }
+        }
     }
 
     pub(crate) fn postgres(

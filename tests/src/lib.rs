@@ -67,6 +67,8 @@ pub mod link;
 pub mod load;
 pub mod oracle;
 #[cfg(feature = "servers")]
+mod parts;
+#[cfg(feature = "servers")]
 pub mod patroni;
 #[cfg(feature = "servers")]
 pub mod ports;
@@ -76,6 +78,8 @@ pub mod postgres;
 pub mod process;
 #[cfg(feature = "servers")]
 pub mod redis;
+#[cfg(feature = "servers")]
+mod wait;
 
 #[cfg(feature = "servers")]
 pub use error::StartError;

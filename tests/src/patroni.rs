@@ -49,15 +49,17 @@ use serde_json::{Map, Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::Instant,
 };
 
 use crate::{
     StartError,
+    error::chain,
+    parts::{builder_choices, member, postgres_programs, program},
     ports::{Reservation, elsewhere},
-    postgres::{Client, binaries, chain, program},
+    postgres::{Client, SETTINGS},
     process::{Bed, Process, Spec},
     setup::Tool,
+    wait,
 };
 
 /// How long one step of a start may take on a machine that is busy with other tests.
@@ -91,19 +93,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// A setting of `postgresql.conf`, on all nodes; wins over the bed's own.
-    #[must_use]
-    pub fn setting(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.settings.push((key.into(), value.into()));
-        self
-    }
-
-    /// Keeps the state in `dir`, which stays afterwards; see [`Bed::at`].
-    #[must_use]
-    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.dir = Some(dir.into());
-        self
-    }
+    builder_choices!("postgresql.conf");
 
     /// Starts everything and returns when the cluster is healthy: see [`Cluster::wait_healthy`].
     ///
@@ -121,7 +111,7 @@ impl Builder {
 
     async fn start_once(&self) -> Result<Cluster, StartError> {
         let part = "Patroni";
-        let bin = binaries(part)?;
+        let bin = postgres_programs(part)?;
         let (patroni, etcd) = (program(part, Tool::Patroni)?, program(part, Tool::Etcd)?);
         // Without the module Patroni waits for ever instead of failing.
         program(part, Tool::PythonEtcd)?;
@@ -147,7 +137,8 @@ impl Builder {
             let process = bed.spawn(
                 Spec::new(name.clone(), &patroni)
                     .arg(conf)
-                    .env("PYTHONUNBUFFERED", "1"),
+                    .env("PYTHONUNBUFFERED", "1")
+                    .port(ports[1]),
             )?;
             nodes.push(Node {
                 name,
@@ -186,26 +177,12 @@ impl Builder {
         port: u16,
         rest_port: u16,
     ) -> Value {
-        let mut parameters: Map<String, Value> = [
-            ("dynamic_shared_memory_type", "mmap"),
-            ("fsync", "off"),
-            ("hot_standby_feedback", "on"),
-            ("log_line_prefix", "%m [%p] "),
-            ("max_connections", "200"),
-            ("max_replication_slots", "20"),
-            ("max_wal_senders", "20"),
-            ("shared_buffers", "32MB"),
-            ("unix_socket_directories", ""),
-            ("wal_keep_size", "256MB"),
-            ("wal_log_hints", "on"),
-            ("wal_receiver_status_interval", "1s"),
-            ("wal_receiver_timeout", "5s"),
-            ("wal_retrieve_retry_interval", "500ms"),
-            ("wal_sender_timeout", "5s"),
-        ]
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.into()))
-        .collect();
+        let own = [("wal_retrieve_retry_interval", "500ms")];
+        let mut parameters: Map<String, Value> = own
+            .iter()
+            .chain(&SETTINGS)
+            .map(|(key, value)| ((*key).to_owned(), (*value).into()))
+            .collect();
         parameters.extend(
             self.settings
                 .iter()
@@ -286,21 +263,18 @@ async fn start_etcd(
                 "--initial-advertise-peer-urls",
                 &peer_url,
             ])
-            .args(["--initial-cluster", &format!("etcd-0={peer_url}")]),
+            .args(["--initial-cluster", &format!("etcd-0={peer_url}")])
+            .port(client),
     )?;
-    let ready = process
+    process
         .wait_until("healthy", STEP, async || {
             match get(client, "/health").await {
                 Ok((200, body)) if body.contains("true") => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         })
-        .await;
-    match ready {
-        Err(StartError::Exited { .. }) => Err(process.failure(Some(client))),
-        Err(error) => Err(error),
-        Ok(()) => Ok(process),
-    }
+        .await?;
+    Ok(process)
 }
 
 /// The nodes. Dropping it ends them all and removes their state.
@@ -331,12 +305,7 @@ impl Cluster {
     ///
     /// When there is none.
     pub fn node(&self, index: usize) -> Result<&Node, StartError> {
-        let count = self.nodes.len();
-        self.nodes.get(index).ok_or(StartError::NoSuchPart {
-            kind: "node",
-            index,
-            count,
-        })
+        member(&self.nodes, index)
     }
 
     /// Kills a node: Patroni, PostgreSQL and all backends, as a loss of power would.
@@ -509,37 +478,26 @@ impl Cluster {
         &self,
         what: &'static str,
         deadline: Duration,
-        mut look: F,
+        look: F,
     ) -> Result<T, StartError>
     where
         F: FnMut() -> Look,
         Look: Future<Output = Result<T, String>>,
     {
-        let end = Instant::now() + deadline;
-        let mut last = "nothing yet".to_owned();
-        loop {
-            match tokio::time::timeout_at(end, look()).await {
-                Ok(Ok(found)) => return Ok(found),
-                Ok(Err(seen)) => last = seen,
-                Err(_) => {}
-            }
-            if Instant::now() >= end {
-                let log: Vec<_> = self
-                    .nodes
-                    .iter()
-                    .map(|node| format!("--- {}\n{}", node.name, node.process.log_tail(8)))
-                    .collect();
-                let part = "Patroni".to_owned();
-                return Err(StartError::Deadline {
-                    part,
-                    what,
-                    after: deadline,
-                    last,
-                    log: log.join("\n"),
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let waited = wait::until(deadline, Duration::from_millis(50), look).await;
+        waited.map_err(|last| StartError::Deadline {
+            part: "Patroni".to_owned(),
+            port: None,
+            what,
+            after: deadline,
+            last,
+            log: self.logs(),
+        })
+    }
+
+    fn logs(&self) -> String {
+        let log = |node: &Node| format!("--- {}\n{}", node.name, node.process.log_tail(8));
+        self.nodes.iter().map(log).collect::<Vec<_>>().join("\n")
     }
 
     async fn create_app(&self, leader: usize) -> Result<(), StartError> {
@@ -627,19 +585,14 @@ impl Node {
     }
 
     async fn wait_answering(&self) -> Result<(), StartError> {
-        let ready = self
-            .process
+        self.process
             .wait_until("answering", STEP, async || {
                 self.get("/liveness")
                     .await
                     .map(drop)
                     .map_err(|error| error.to_string())
             })
-            .await;
-        match ready {
-            Err(StartError::Exited { .. }) => Err(self.process.failure(Some(self.rest_port))),
-            other => other,
-        }
+            .await
     }
 }
 

@@ -30,7 +30,6 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -39,10 +38,12 @@ use ::redis::{Client, Cmd, FromRedisValue, RedisError, cmd};
 
 use crate::{
     StartError,
+    error::chain,
+    parts::{builder_choices, node_controls, program},
     ports::{Reservation, elsewhere},
-    postgres::{chain, program},
     process::{Bed, Process, Spec},
     setup::Tool,
+    wait,
 };
 
 /// How long one step of a start may take on a machine that is busy with other tests.
@@ -94,19 +95,7 @@ impl Builder {
         self
     }
 
-    /// A line of `redis.conf`, on all Redis nodes; wins over the bed's own.
-    #[must_use]
-    pub fn setting(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.settings.push((key.into(), value.into()));
-        self
-    }
-
-    /// Keeps the state in `dir`, which stays afterwards; see [`Bed::at`].
-    #[must_use]
-    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.dir = Some(dir.into());
-        self
-    }
+    builder_choices!("redis.conf");
 
     /// Starts everything and returns when the replicas are in step and all Sentinels know each other and them.
     ///
@@ -146,7 +135,7 @@ impl Builder {
             )?);
         }
         for node in &nodes {
-            node.wait_ready(STEP).await?;
+            node.wait_ready().await?;
         }
         let cluster_of = |nodes, sentinels, bed, ports| Cluster {
             nodes,
@@ -186,7 +175,7 @@ impl Builder {
         }
         let (others, replicas) = (self.sentinels.saturating_sub(1), self.replicas);
         for sentinel in &sentinels {
-            sentinel.wait_ready(STEP).await?;
+            sentinel.wait_ready().await?;
             sentinel
                 .wait("aware of all others", STEP, async |node: &Node| {
                     let fields: std::collections::HashMap<String, String> = node
@@ -318,36 +307,29 @@ impl Cluster {
         not: Option<usize>,
         deadline: Duration,
     ) -> Result<usize, StartError> {
-        let end = tokio::time::Instant::now() + deadline;
-        let mut last = String::new();
-        loop {
-            match tokio::time::timeout_at(end, self.look_for_master()).await {
-                Ok(Ok(found)) if Some(found) != not => return Ok(found),
-                Ok(Ok(found)) => last = format!("redis-{found} still is"),
-                Ok(Err(seen)) => last = seen,
-                Err(_) => {}
+        let what = if not.is_some() {
+            "failed over"
+        } else {
+            "agreed on a master"
+        };
+        let waited = wait::until(deadline, Duration::from_millis(50), async || {
+            match self.look_for_master().await {
+                Ok(found) if Some(found) == not => Err(format!("redis-{found} still is")),
+                other => other,
             }
-            if tokio::time::Instant::now() >= end {
-                let what = if not.is_some() {
-                    "failed over"
-                } else {
-                    "agreed on a master"
-                };
-                let log = self
-                    .sentinels
-                    .first()
-                    .map(|node| node.process.log_tail(20))
-                    .unwrap_or_default();
-                return Err(StartError::Deadline {
-                    part: "Redis".to_owned(),
-                    what,
-                    after: deadline,
-                    last,
-                    log,
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        });
+        waited.await.map_err(|last| StartError::Deadline {
+            part: "Redis".to_owned(),
+            port: None,
+            what,
+            after: deadline,
+            last,
+            log: self
+                .sentinels
+                .first()
+                .map(|node| node.process.log_tail(20))
+                .unwrap_or_default(),
+        })
     }
 
     async fn look_for_master(&self) -> Result<usize, String> {
@@ -419,11 +401,15 @@ impl Node {
         let dir = bed.make_dir(&name)?;
         // The servers rewrite their configuration when roles change, so it must be theirs.
         let conf = dir.join("redis.conf");
-        fs::write(&conf, configuration)
-            .map_err(StartError::io(&name, "write the configuration"))?;
+        fs::write(&conf, configuration).map_err(bed.failed(&name, "write the configuration"))?;
         bed.give(&conf)
             .map_err(StartError::io(&name, "hand the configuration over"))?;
-        let process = bed.spawn(Spec::new(name.clone(), program).arg(conf).args(mode))?;
+        let process = bed.spawn(
+            Spec::new(name.clone(), program)
+                .arg(conf)
+                .args(mode)
+                .port(port),
+        )?;
         Ok(Self {
             name,
             port,
@@ -431,61 +417,11 @@ impl Node {
         })
     }
 
-    /// Its address.
-    pub fn addr(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
-    }
+    node_controls!();
 
     /// Its address as `redis://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr())
-    }
-
-    /// Kills it.
-    ///
-    /// # Errors
-    ///
-    /// See [`Process::kill`].
-    pub async fn kill(&self) -> Result<(), StartError> {
-        self.process.kill().await
-    }
-
-    /// Stops it; connections stay open and get no answers.
-    ///
-    /// # Errors
-    ///
-    /// See [`Process::freeze`].
-    pub fn freeze(&self) -> Result<(), StartError> {
-        self.process.freeze()
-    }
-
-    /// Lets it go on.
-    ///
-    /// # Errors
-    ///
-    /// See [`Process::thaw`].
-    pub fn thaw(&self) -> Result<(), StartError> {
-        self.process.thaw()
-    }
-
-    /// Starts it after a kill and returns when it answers, be it that it still loads its data.
-    ///
-    /// # Errors
-    ///
-    /// When it does not answer in a minute.
-    pub async fn start(&self) -> Result<(), StartError> {
-        self.process.start()?;
-        self.wait_ready(STEP).await
-    }
-
-    /// Kills it and starts it again.
-    ///
-    /// # Errors
-    ///
-    /// See [`kill`](Self::kill) and [`start`](Self::start).
-    pub async fn restart(&self) -> Result<(), StartError> {
-        self.kill().await?;
-        self.start().await
     }
 
     /// One command over a connection of its own, within 2 s.
@@ -521,20 +457,15 @@ impl Node {
         F: Fn(&'a Self) -> Look,
         Look: Future<Output = Result<Result<(), String>, RedisError>>,
     {
-        let waited = self
-            .process
+        self.process
             .wait_until(what, deadline, async || {
                 look(self).await.unwrap_or_else(|error| Err(chain(&error)))
             })
-            .await;
-        match waited {
-            Err(StartError::Exited { .. }) => Err(self.process.failure(Some(self.port))),
-            other => other,
-        }
+            .await
     }
 
-    async fn wait_ready(&self, deadline: Duration) -> Result<(), StartError> {
-        self.wait("answering", deadline, async |node: &Self| {
+    async fn wait_ready(&self) -> Result<(), StartError> {
+        self.wait("answering", STEP, async |node: &Self| {
             // INFO is answered while data is still being loaded.
             let info: String = node.query(cmd("INFO").arg("server")).await?;
             let pid = info

@@ -60,7 +60,7 @@ impl Bed {
     /// When `dir` holds anything that no bed put there, another bed uses it at this moment, or it cannot be made.
     pub fn at(dir: impl AsRef<Path>) -> Result<Self, StartError> {
         let dir = dir.as_ref();
-        let failed = |what| StartError::io(&dir.display().to_string(), what);
+        let failed = |what| StartError::file("bed", what, dir);
         let refuse = |reason: &str| StartError::Directory {
             dir: dir.to_owned(),
             reason: reason.to_owned(),
@@ -163,10 +163,19 @@ impl Bed {
     /// When it cannot be made.
     pub fn make_dir(&self, name: &str) -> Result<PathBuf, StartError> {
         let dir = self.dir().join(name);
-        fs::create_dir_all(&dir).map_err(StartError::io(name, "create the directory"))?;
+        fs::create_dir_all(&dir).map_err(self.failed(name, "create the directory"))?;
         self.give(&dir)
-            .map_err(StartError::io(name, "hand the directory over"))?;
+            .map_err(self.failed(name, "hand the directory over"))?;
         Ok(dir)
+    }
+
+    /// An error of the operating system on one of the bed's files.
+    pub(crate) fn failed(
+        &self,
+        part: &str,
+        what: &'static str,
+    ) -> impl FnOnce(io::Error) -> StartError + use<> {
+        StartError::file(part, what, self.dir())
     }
 
     /// Hands a file over to the user the processes run as.

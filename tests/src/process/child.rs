@@ -14,7 +14,7 @@ use std::{
 use rustix::process::Signal;
 
 use super::{Bed, tree};
-use crate::StartError;
+use crate::{StartError, wait};
 
 /// How long the kernel may take to end or stop a process that cannot refuse.
 const KERNEL: Duration = Duration::from_secs(10);
@@ -26,6 +26,7 @@ pub struct Spec {
     program: PathBuf,
     args: Vec<OsString>,
     envs: Vec<(OsString, OsString)>,
+    port: Option<u16>,
     as_owner: bool,
 }
 
@@ -37,6 +38,7 @@ impl Spec {
             program: program.into(),
             args: Vec::new(),
             envs: Vec::new(),
+            port: None,
             as_owner: false,
         }
     }
@@ -59,6 +61,13 @@ impl Spec {
     #[must_use]
     pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.envs.push((key.into(), value.into()));
+        self
+    }
+
+    /// The port it serves on, so that an error can name it and tell a taken one from other failures.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
         self
     }
 
@@ -182,14 +191,8 @@ impl Process {
         if state.child.is_some() {
             return Ok(());
         }
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.inner.log)
-            .map_err(StartError::io(part, "open the log"))?;
-        let errors = log
-            .try_clone()
-            .map_err(StartError::io(part, "open the log"))?;
+        let (log, errors) =
+            outputs(&self.inner.log).map_err(self.inner.bed.failed(part, "open the log"))?;
         let child = self
             .inner
             .spec
@@ -336,34 +339,34 @@ impl Process {
         F: FnMut() -> Look,
         Look: Future<Output = Result<(), String>>,
     {
-        let end = tokio::time::Instant::now() + deadline;
-        let mut last = "nothing yet".to_owned();
-        loop {
-            // A server that hangs must not make the look outlast the deadline.
-            match tokio::time::timeout_at(end, look()).await {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(seen)) => last = seen,
-                Err(_) => {}
+        let waited = wait::until(deadline, wait::BETWEEN, || {
+            let looking = look();
+            async move {
+                match looking.await {
+                    Ok(()) => Ok(Ok(())),
+                    Err(_) if !self.is_running() => Ok(Err(self.failure())),
+                    Err(seen) => Err(seen),
+                }
             }
+        })
+        .await;
+        waited.unwrap_or_else(|last| {
             if !self.is_running() {
-                return Err(self.failure(None));
+                return Err(self.failure());
             }
-            if tokio::time::Instant::now() >= end {
-                let part = self.name().to_owned();
-                return Err(StartError::Deadline {
-                    part,
-                    what,
-                    after: deadline,
-                    last,
-                    log: self.log_tail(20),
-                });
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            Err(StartError::Deadline {
+                part: self.name().to_owned(),
+                port: self.inner.spec.port,
+                what,
+                after: deadline,
+                last,
+                log: self.log_tail(20),
+            })
+        })
     }
 
     /// Why it ended, read from its log.
-    pub(crate) fn failure(&self, port: Option<u16>) -> StartError {
+    fn failure(&self) -> StartError {
         let status = self
             .state()
             .ended
@@ -373,7 +376,7 @@ impl Process {
             status,
             self.log_tail(20),
             &self.inner.dir,
-            port,
+            self.inner.spec.port,
         )
     }
 
@@ -419,6 +422,12 @@ impl Drop for Inner {
     }
 }
 
+/// The log, once for each of the two outputs.
+fn outputs(log: &Path) -> io::Result<(File, File)> {
+    let file = File::options().create(true).append(true).open(log)?;
+    Ok((file.try_clone()?, file))
+}
+
 /// Runs a program of the bed's that ends by itself, with its output in the log of that name.
 pub(crate) async fn run(
     bed: &Bed,
@@ -428,14 +437,7 @@ pub(crate) async fn run(
 ) -> Result<(), StartError> {
     let part = spec.name.clone();
     let log = bed.dir().join(format!("{part}.log"));
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .map_err(StartError::io(&part, "open the log"))?;
-    let errors = file
-        .try_clone()
-        .map_err(StartError::io(&part, "open the log"))?;
+    let (file, errors) = outputs(&log).map_err(bed.failed(&part, "open the log"))?;
     let mut command = tokio::process::Command::from(spec.command(bed));
     command
         .current_dir(dir)
@@ -451,6 +453,7 @@ pub(crate) async fn run(
         Ok(Err(source)) => Err(StartError::io(&part, "wait for the program")(source)),
         Err(_) => Err(StartError::Deadline {
             part,
+            port: None,
             what: "finished",
             after: deadline,
             last: "still running".to_owned(),
@@ -480,7 +483,12 @@ fn classify(part: &str, status: String, log: String, dir: &Path, port: Option<u1
     let taken = log.contains("Address already in use") || log.contains("address already in use");
     match port {
         Some(port) if taken => StartError::PortTaken { part, port, log },
-        _ => StartError::Exited { part, status, log },
+        port => StartError::Exited {
+            part,
+            port,
+            status,
+            log,
+        },
     }
 }
 

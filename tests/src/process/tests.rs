@@ -141,13 +141,16 @@ async fn a_server_that_ends_at_once_is_told_apart_by_its_last_words() {
     let bed = Bed::temporary().unwrap();
     let ended = async |name: &str, words: &str| {
         let process = bed
-            .spawn(Spec::new(name, "/bin/sh").args(["-c", "echo \"$0\" >&2; exit 1", words]))
+            .spawn(
+                Spec::new(name, "/bin/sh")
+                    .args(["-c", "echo \"$0\" >&2; exit 1", words])
+                    .port(4711),
+            )
             .unwrap();
         process
             .wait_until("up", DEADLINE, async || Err(String::new()))
             .await
-            .unwrap_err();
-        process.failure(Some(4711))
+            .unwrap_err()
     };
     let full = ended("full", "FATAL: could not write: No space left on device").await;
     assert!(
@@ -159,10 +162,14 @@ async fn a_server_that_ends_at_once_is_told_apart_by_its_last_words() {
         taken.is_port_taken() && taken.to_string().starts_with("taken: port 4711 is taken"),
         "{taken}"
     );
-    assert!(matches!(
-        ended("other", "whatever").await,
-        StartError::Exited { .. }
-    ));
+    let other = ended("other", "whatever").await;
+    assert!(matches!(other, StartError::Exited { .. }), "{other:?}");
+    assert!(
+        other
+            .to_string()
+            .starts_with("other on port 4711: ended with exit status 1"),
+        "{other}"
+    );
 }
 
 #[tokio::test]

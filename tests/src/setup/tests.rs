@@ -1,4 +1,6 @@
-use super::*;
+use std::{env, fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+
+use super::{find::versions, user::user_in, *};
 
 /// A directory of this test's own, gone with it.
 struct Scratch(PathBuf);
