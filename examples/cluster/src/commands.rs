@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ha_testbed::setup::{self, Tool};
 
-use crate::cli::{Cli, Command, UpArgs};
+use crate::cli::{At, Cli, Command, LogsArgs, PartArgs, UpArgs};
 use crate::cluster::Options;
 use crate::control::{self, Answer, Request};
 use crate::state::{Place, State};
@@ -42,29 +42,7 @@ pub fn run(cli: Cli) -> ExitCode {
             ))));
         }
     };
-    let outcome = runtime.block_on(async {
-        let refused = |e: &dyn std::error::Error| Stop::Refused(chain(e));
-        match cli.command {
-            Command::Edge(args) => edge::run(args)
-                .await
-                .map_err(|e| refused(&e))
-                .map(|()| ExitCode::SUCCESS),
-            Command::App(args) => app::run(args)
-                .await
-                .map_err(|e| refused(&e))
-                .map(|()| ExitCode::SUCCESS),
-            Command::Drill(args) => {
-                ensure_servers()?;
-                Ok(drill::run(args).await)
-            }
-            command => {
-                let place = Place::find(cli.dir.as_deref()).map_err(|e| refused(&e))?;
-                on_cluster(command, &place)
-                    .await
-                    .map(|()| ExitCode::SUCCESS)
-            }
-        }
-    });
+    let outcome = runtime.block_on(obey(cli.command));
     // What still runs on a blocking thread (a log that is followed) must not keep the process.
     runtime.shutdown_timeout(Duration::from_millis(100));
     end(outcome)
@@ -80,34 +58,44 @@ fn end(outcome: Result<ExitCode, Stop>) -> ExitCode {
     ExitCode::from(status)
 }
 
-async fn on_cluster(command: Command, place: &Place) -> Result<(), Stop> {
+async fn obey(command: Command) -> Result<ExitCode, Stop> {
     match command {
-        Command::Up(args) => up(args, place).await,
-        Command::Status { json } => status(json, place).await,
-        Command::Kill { name } => act(Request::Kill { name }, place).await,
-        Command::Stop { name } => act(Request::Stop { name }, place).await,
-        Command::Start { name } => act(Request::Start { name }, place).await,
-        Command::Logs {
-            name,
-            follow,
-            lines,
-        } => show_logs(&name, follow, lines, place).await,
-        Command::Down => down(place).await,
-        // Handled by the caller, before a place is looked for.
-        Command::Edge(_) | Command::App(_) | Command::Drill(_) => Ok(()),
+        Command::Up(args) => up(args).await,
+        Command::Status(args) => status(args.json, &place(&args.at)?).await,
+        Command::Kill(part) => act_on(part, |name| Request::Kill { name }).await,
+        Command::Stop(part) => act_on(part, |name| Request::Stop { name }).await,
+        Command::Start(part) => act_on(part, |name| Request::Start { name }).await,
+        Command::Logs(args) => show_logs(args).await,
+        Command::Down(at) => down(&place(&at)?).await,
+        Command::Edge(args) => edge::run(args).await.map_err(|e| refused(&e)),
+        Command::App(args) => app::run(args).await.map_err(|e| refused(&e)),
+        Command::Drill(args) => {
+            ensure_servers()?;
+            return Ok(drill::run(args).await);
+        }
     }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+fn refused(error: &dyn std::error::Error) -> Stop {
+    Stop::Refused(chain(error))
+}
+
+fn place(at: &At) -> Result<Place, Stop> {
+    Place::find(at.dir.as_deref()).map_err(|e| refused(&e))
 }
 
 fn ensure_servers() -> Result<(), Stop> {
-    setup::ensure(&Tool::ALL).map_err(|e| Stop::Refused(chain(&e)))
+    setup::ensure(&Tool::ALL).map_err(|e| refused(&e))
 }
 
-async fn up(args: UpArgs, place: &Place) -> Result<(), Stop> {
+async fn up(args: UpArgs) -> Result<(), Stop> {
+    let place = place(&args.at)?;
     ensure_servers()?;
-    let options = Options::from_args(&args, place);
-    supervisor::up(place, options)
+    let options = Options::from_args(&args, &place);
+    supervisor::up(&place, options)
         .await
-        .map_err(|e| Stop::Refused(chain(&e)))
+        .map_err(|e| refused(&e))
 }
 
 /// What runs here, or a refusal that says how to start it.
@@ -127,7 +115,7 @@ fn running(place: &Place) -> Result<State, Stop> {
             " (the last one did not end properly; `cargo cluster down` cleans up after it)",
         )),
         Ok(Some(_)) => Err(not_running("")),
-        Err(error) => Err(Stop::Refused(chain(&error))),
+        Err(error) => Err(refused(&error)),
     }
 }
 
@@ -139,6 +127,10 @@ async fn ask(request: &Request, place: &Place) -> Result<Answer, Stop> {
         Ok(answer) => Ok(answer),
         Err(error) => Err(Stop::Failed(chain(&error))),
     }
+}
+
+async fn act_on(part: PartArgs, request: impl FnOnce(String) -> Request) -> Result<(), Stop> {
+    act(request(part.name), &place(&part.at)?).await
 }
 
 async fn act(request: Request, place: &Place) -> Result<(), Stop> {
@@ -161,11 +153,17 @@ async fn status(json: bool, place: &Place) -> Result<(), Stop> {
     Ok(())
 }
 
-async fn show_logs(name: &str, follow: bool, lines: usize, place: &Place) -> Result<(), Stop> {
+async fn show_logs(args: LogsArgs) -> Result<(), Stop> {
+    let LogsArgs {
+        follow,
+        lines,
+        part: PartArgs { name, at },
+    } = args;
+    let place = place(&at)?;
     // The logs of a crashed run are worth reading too, so the supervisor need not be alive.
     let state = match place.read() {
         Some(state) => state,
-        None => running(place)?,
+        None => running(&place)?,
     };
     let Some(part) = state.parts.iter().find(|part| part.name == name) else {
         let known: Vec<&str> = state.parts.iter().map(|part| part.name.as_str()).collect();
@@ -195,7 +193,6 @@ async fn show_logs(name: &str, follow: bool, lines: usize, place: &Place) -> Res
 }
 
 async fn down(place: &Place) -> Result<(), Stop> {
-    let refused = |e: &dyn std::error::Error| Stop::Refused(chain(e));
     if !place.exists() {
         say(&format!(
             "no cluster is running in {}",

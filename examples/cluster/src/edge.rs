@@ -37,19 +37,19 @@ const DEADLINE: Duration = Duration::from_secs(8);
 /// What `edge` takes.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Args {
-    /// Where to listen
+    /// Where to listen, as IP:PORT
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// The servers behind it: http://HOST:PORT, several with commas
+    /// The servers behind it: http://HOST:PORT, several with commas or by repeating the flag
     #[arg(long, required = true, value_name = "URL,…", value_delimiter = ',')]
     pub upstream: Vec<String>,
-    /// Where to answer questions about the edge itself: /livez, /status
+    /// Where to answer questions about the edge itself, as IP:PORT: /livez, /status [default: nowhere]
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<SocketAddr>,
     /// What the edge calls itself in the x-ha-edge header
     #[arg(long, default_value = "edge", value_name = "NAME")]
     pub name: String,
-    /// Switch a defence off (retry and health are the edge's)
+    /// Switch a defence off, may be repeated; retry and health are the edge's
     #[arg(long, value_enum, value_name = "DEFENCE")]
     pub without: Vec<Defence>,
 }

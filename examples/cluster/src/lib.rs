@@ -28,6 +28,7 @@ pub mod logs;
 pub mod part;
 pub mod port;
 mod serve;
+mod signals;
 pub mod state;
 pub mod status;
 pub mod supervisor;

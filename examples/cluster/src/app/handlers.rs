@@ -48,25 +48,17 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
                     .as_bytes()
                     .starts_with(b"application/x-www-form-urlencoded")
             });
-        if form {
-            let Form(value) =
-                Form::from_request(request, state)
-                    .await
-                    .map_err(|e| Failure::Body {
-                        status: e.status(),
-                        detail: e.body_text(),
-                    })?;
-            Ok(Self(value))
+        let read = if form {
+            let read = Form::from_request(request, state).await;
+            read.map(|Form(value)| value)
+                .map_err(|e| (e.status(), e.body_text()))
         } else {
-            let Json(value) =
-                Json::from_request(request, state)
-                    .await
-                    .map_err(|e| Failure::Body {
-                        status: e.status(),
-                        detail: e.body_text(),
-                    })?;
-            Ok(Self(value))
-        }
+            let read = Json::from_request(request, state).await;
+            read.map(|Json(value)| value)
+                .map_err(|e| (e.status(), e.body_text()))
+        };
+        read.map(Self)
+            .map_err(|(status, detail)| Failure::Body { status, detail })
     }
 }
 
@@ -112,8 +104,13 @@ struct WhoAmI {
     last_note: Option<i64>,
 }
 
+/// Who is signed in.
+async fn signed_in(session: &Session) -> Result<String, Failure> {
+    session.get(USER).await?.ok_or(Failure::SignedOut)
+}
+
 pub(super) async fn who_am_i(session: Session) -> Result<Response, Failure> {
-    let user = session.get(USER).await?.ok_or(Failure::SignedOut)?;
+    let user = signed_in(&session).await?;
     let (mark, last_note) = (session.get(MARK).await?, session.get(LAST_NOTE).await?);
     Ok(Json(WhoAmI {
         user,
@@ -133,9 +130,7 @@ pub(super) async fn set_mark(
     session: Session,
     Input(Mark { mark }): Input<Mark>,
 ) -> Result<Response, Failure> {
-    if session.get::<String>(USER).await?.is_none() {
-        return Err(Failure::SignedOut);
-    }
+    signed_in(&session).await?;
     session.insert(MARK, mark)?;
     Ok(Json(serde_json::json!({ "mark": mark })).into_response())
 }
@@ -150,7 +145,7 @@ pub(super) async fn require_user(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Failure> {
-    let user: String = session.get(USER).await?.ok_or(Failure::SignedOut)?;
+    let user = signed_in(&session).await?;
     request.extensions_mut().insert(User(user));
     Ok(next.run(request).await)
 }

@@ -56,7 +56,7 @@ const SAME_KEY: Duration = Duration::from_secs(1);
 /// What `app` takes.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct Args {
-    /// Where to listen
+    /// Where to listen, as IP:PORT
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
     pub listen: SocketAddr,
     /// What the app calls itself in the x-ha-app header
@@ -76,10 +76,11 @@ pub struct Args {
         value_name = "URL"
     )]
     pub redis: String,
-    /// Where to answer /status and to take /fault orders; on a loopback address only
+    /// Where to answer /livez, /readyz and /status and to take /fault orders, as IP:PORT on a loopback address
+    /// [default: nowhere]
     #[arg(long, value_name = "ADDR", value_parser = loopback)]
     pub admin: Option<SocketAddr>,
-    /// Switch a defence off (causal and durable are the app's)
+    /// Switch a defence off, may be repeated; causal and durable are the app's
     #[arg(long, value_enum, value_name = "DEFENCE")]
     pub without: Vec<Defence>,
 }

@@ -56,6 +56,7 @@ use self::run::Drill;
 use self::schedule::Pace;
 use crate::chain;
 use crate::cluster::{Cluster, Defence, Options};
+use crate::signals::Signals;
 
 /// What `drill` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -63,13 +64,13 @@ pub struct Args {
     /// Shorter waits: at most four minutes
     #[arg(long)]
     pub quick: bool,
-    /// Draws victims and moments; the same seed repeats them [default: another one each time]
+    /// Draws victims and moments, any whole number; the same one repeats them [default: another one each time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Write the result to a file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Run with a defence switched off, to see the drill fail
+    /// Run with a defence switched off, to see the drill fail; may be repeated
     #[arg(long, value_enum, value_name = "DEFENCE")]
     pub without: Vec<Defence>,
 }
@@ -86,6 +87,11 @@ const INTERRUPTED: u8 = 130;
 /// Runs the drill. The exit status is 0 when every promise was kept, 1 when one was broken, 2 when the drill could not be
 /// carried out.
 pub async fn run(args: Args) -> ExitCode {
+    // First of all, so that no Ctrl-C after this line can leave anything behind.
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return refuse(&format!("cannot wait for signals: {error}")),
+    };
     // Before minutes are spent on a result that cannot be written.
     let json = match args.json.as_deref().map(create).transpose() {
         Ok(json) => json,
@@ -97,7 +103,7 @@ pub async fn run(args: Args) -> ExitCode {
             Err(refusal) => refuse(&refusal),
         },
         // Dropping the drill drops its cluster with every process.
-        _ = tokio::signal::ctrl_c() => ExitCode::from(INTERRUPTED),
+        () = signals.any() => ExitCode::from(INTERRUPTED),
     }
 }
 
