@@ -104,11 +104,11 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// A quarter above the even share: as in the paper's deployments, where most requests stay with their first choice and no endpoint
-    /// needs more than a quarter of spare capacity.
+    /// A quarter above the even share: most requests stay with their first choice, and no endpoint needs more than a quarter of
+    /// spare capacity. Nearer to 1 loads are more even and fewer keys stay.
     pub const DEFAULT_FACTOR: f64 = 1.25;
 
-    // Each doubling is for half of the capacity gone; 32 of them are more than a counter holds.
+    // Each doubling makes up for half of the weight gone; the cap then exceeds any count.
     const WIDEST: u32 = 31;
 
     /// A bound for endpoints with these weights.

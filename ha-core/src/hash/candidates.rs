@@ -4,7 +4,7 @@ use super::key::{below, nth};
 use super::members::Members;
 use super::{Maglev, Rendezvous, Ring};
 
-/// Draws before the rest is taken in a fixed order: enough that each of a few endpoints, and half of many in two steps less, has come up.
+/// Draws by weight before the rest is taken in a fixed order. When sixteen choices were passed over, something else than balance matters.
 const DRAWS: u32 = 16;
 
 #[derive(Debug, Clone, Copy)]

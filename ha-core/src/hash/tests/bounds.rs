@@ -1,3 +1,4 @@
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::bed::*;
@@ -140,10 +141,11 @@ fn threads_that_take_and_release_at_once_never_get_above_the_cap() {
     let bound = Bound::new(1.25, weights(&[1; 5])).unwrap();
     let (total, counts) = (Count::new(), counts(5));
     let highest = AtomicU32::new(0);
+    let barrier = Barrier::new(THREADS as usize);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                for _ in 0..500 {
+                for _ in 0..100 {
                     let taken: Vec<usize> = (0..HELD)
                         // All want the same one first.
                         .filter_map(|_| {
@@ -152,8 +154,11 @@ fn threads_that_take_and_release_at_once_never_get_above_the_cap() {
                                 .ok()
                         })
                         .collect();
+                    // Everyone holds all of theirs now.
+                    barrier.wait();
                     let most = counts.iter().map(Count::get).max().unwrap_or(0);
                     highest.fetch_max(most, Ordering::Relaxed);
+                    barrier.wait();
                     for i in taken {
                         counts[i].release();
                         total.release();
@@ -162,7 +167,7 @@ fn threads_that_take_and_release_at_once_never_get_above_the_cap() {
             });
         }
     });
-    assert!(highest.into_inner() <= bound.cap(0, THREADS * HELD));
+    assert_eq!(highest.into_inner(), bound.cap(0, THREADS * HELD));
     assert!(counts.iter().chain([&total]).all(|count| count.get() == 0));
 }
 
