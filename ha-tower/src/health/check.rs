@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ha_core::endpoint::{Address, Endpoint, EndpointKey};
-use ha_core::health::Health;
+use ha_core::health::{Finding, Health};
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
@@ -54,7 +54,8 @@ async fn run(check: Http, address: Address, state: Arc<State>) {
         if let Err(failure) = &result {
             tracing::debug!(endpoint = %state.key, %failure, "health check failed");
         }
-        if let Some(new) = health.observe(result.is_ok()) {
+        let finding = result.map_or(Finding::Fail, Finding::from);
+        if let Some(new) = health.observe(finding) {
             tracing::info!(endpoint = %state.key, state = ?new, "health changed");
             state.set_health(new, health.is_available());
         }
