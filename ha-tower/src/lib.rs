@@ -68,7 +68,9 @@
 //!
 //! | feature | default | brings |
 //! |---|---|---|
-//! | `dns` | no | discovery by DNS, through `hickory-resolver` |
+//! | `dns` | no | [discovery](discover) by A, AAAA and SRV records, through `hickory-resolver` |
+//! | `file` | no | discovery by a watched TOML or JSON file |
+//! | `gossip` | no | discovery by gossip between the nodes, through `chitchat` |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -68,6 +68,10 @@ pub enum Error {
     #[cfg(feature = "file")]
     #[error("discovery by file failed")]
     File(#[source] super::FileError),
+    /// Gossip ended, or a node announced something that is no endpoint.
+    #[cfg(feature = "gossip")]
+    #[error("discovery by gossip failed")]
+    Gossip(#[source] super::gossip::AnnouncementError),
     /// A stream or a `Discover` of yours brought an error.
     #[error("the source of endpoints failed")]
     Source(#[source] BoxError),

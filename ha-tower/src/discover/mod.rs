@@ -8,6 +8,7 @@
 //! | A and AAAA records | [`dns`] | `dns` |
 //! | SRV records | [`srv`] | `dns` |
 //! | a watched file, TOML or JSON | [`file`](fn@file) | `file` |
+//! | gossip between the nodes themselves | [`gossip`] | `gossip` |
 //!
 //! Each makes a [`Source`], and [`Upstream::builder`](crate::upstream::Upstream::builder)`.discover(..)` follows it until the last
 //! clone of the upstream is dropped.
@@ -47,6 +48,8 @@ mod event;
 #[cfg(feature = "file")]
 mod file;
 mod fixed;
+#[cfg(feature = "gossip")]
+pub mod gossip;
 mod set;
 mod source;
 mod stream;

@@ -120,6 +120,8 @@ pub(super) struct Lookups {
     last: HashMap<String, [BTreeSet<IpAddr>; 2]>,
 }
 
+/// When a name that failed beside others is asked for again.
+const STALE: Duration = Duration::from_secs(5);
 /// Names asked for at the same time.
 const AT_ONCE: usize = 16;
 
@@ -163,6 +165,14 @@ impl Lookups {
             found
         });
         merged.collect()
+    }
+
+    /// What a name brought before it could not be looked up.
+    pub(super) fn last(&self, name: &str) -> Option<Found> {
+        let families = self.last.get(name)?;
+        let ips: BTreeSet<_> = families.iter().flatten().copied().collect();
+        let valid_until = crate::clock::now() + STALE;
+        (!ips.is_empty()).then_some(Found { ips, valid_until })
     }
 
     /// The SRV records of a name. A single one with the target `.` says that there is no such service.

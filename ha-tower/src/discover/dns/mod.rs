@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::stream;
+use ha_core::config::ConfigError;
 use ha_core::endpoint::{Address, Endpoint, EndpointError};
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
@@ -57,7 +58,7 @@ pub enum DnsError {
     },
     /// A setting makes no sense.
     #[error("a setting of dns discovery makes no sense")]
-    Config(#[source] ha_core::config::ConfigError),
+    Config(#[source] ConfigError),
     /// The resolver configuration of the system cannot be used.
     #[error("the system's resolver configuration cannot be used")]
     System(#[source] NetError),
@@ -181,17 +182,18 @@ impl Dns {
     /// that a name with a TTL of days is still followed.
     ///
     /// # Errors
-    /// [`DnsError::Config`] when the shortest is zero or above the longest.
+    /// [`DnsError::Config`] when one is zero or longer than a day, or the shortest is above the longest.
     pub fn refresh_between(
         mut self,
         shortest: Duration,
         longest: Duration,
     ) -> Result<Self, DnsError> {
-        positive("refresh.shortest", shortest)?;
+        sensible("refresh.shortest", shortest)?;
+        sensible("refresh.longest", longest)?;
         if shortest > longest {
             let reason = "must be at least refresh.shortest";
             let value = format_args!("{longest:?}");
-            let refused = ha_core::config::ConfigError::new("refresh.longest", value, reason);
+            let refused = ConfigError::new("refresh.longest", value, reason);
             return Err(DnsError::Config(refused));
         }
         (self.shortest, self.longest) = (shortest, longest);
@@ -201,16 +203,18 @@ impl Dns {
     /// How long one question may take, repetitions at other servers included. Default 10 s: two servers with 5 s each.
     ///
     /// # Errors
-    /// [`DnsError::Config`] when it is zero.
+    /// [`DnsError::Config`] when it is zero or longer than a day.
     pub fn timeout(mut self, limit: Duration) -> Result<Self, DnsError> {
-        positive("timeout", limit)?;
+        sensible("timeout", limit)?;
         self.timeout = limit;
         Ok(self)
     }
 }
 
-fn positive(field: &'static str, value: Duration) -> Result<(), DnsError> {
-    ha_core::config::ConfigError::positive(field, value).map_err(DnsError::Config)
+fn sensible(field: &'static str, value: Duration) -> Result<(), DnsError> {
+    ConfigError::positive(field, value)
+        .and_then(|()| ConfigError::at_most_a_day(field, value))
+        .map_err(DnsError::Config)
 }
 
 impl From<Dns> for Source {
@@ -387,7 +391,9 @@ mod tests {
         assert!(inner(error).contains("refresh.shortest"));
         let error = dns().refresh_between(2 * second, second).unwrap_err();
         assert!(inner(error).contains("refresh.longest"));
-        let error = dns().timeout(Duration::ZERO).unwrap_err();
-        assert!(inner(error).contains("timeout"));
+        for limit in [Duration::ZERO, Duration::MAX] {
+            let error = dns().timeout(limit).unwrap_err();
+            assert!(inner(error).contains("timeout"));
+        }
     }
 }

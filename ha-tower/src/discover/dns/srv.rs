@@ -13,16 +13,19 @@ use super::lookup::{Found, LookupError, Lookups};
 pub(super) async fn ask(lookups: &mut Lookups, name: &Name) -> Result<Round, LookupError> {
     let (records, valid_until) = lookups.services(name).await?;
     let targets: BTreeSet<_> = records.iter().map(|record| &record.target).collect();
-    let names = targets.iter().map(|target| target.to_utf8()).collect();
-    let found = lookups.addresses(names).await;
+    let names: Vec<_> = targets.iter().map(|target| target.to_utf8()).collect();
+    let found = lookups.addresses(names.clone()).await;
+    let any_is_fresh = found.iter().any(Result::is_ok);
     let (mut failures, mut addresses) = (Vec::new(), HashMap::new());
-    for (target, found) in targets.into_iter().zip(found) {
-        match found {
-            Ok(found) => {
-                addresses.insert(target, found);
-            }
-            Err(failure) => failures.push(failure),
-        }
+    for ((target, name), found) in targets.into_iter().zip(names).zip(found) {
+        let found = found.map_or_else(
+            |failure| {
+                failures.push(failure);
+                lookups.last(&name).filter(|_| any_is_fresh)
+            },
+            Some,
+        );
+        addresses.extend(found.map(|found| (target, found)));
     }
     let (endpoints, refused) = endpoints(&records, &addresses);
     failures.extend(refused);

@@ -119,9 +119,11 @@ impl File {
     /// The time between two looks. Default 1 s: an operator who saves a file waits two seconds at most.
     ///
     /// # Errors
-    /// [`FileError::Config`] when it is zero.
+    /// [`FileError::Config`] when it is zero or longer than a day.
     pub fn interval(mut self, interval: Duration) -> Result<Self, FileError> {
-        ConfigError::positive("interval", interval).map_err(FileError::Config)?;
+        ConfigError::positive("interval", interval)
+            .and_then(|()| ConfigError::at_most_a_day("interval", interval))
+            .map_err(FileError::Config)?;
         self.interval = interval;
         Ok(self)
     }
