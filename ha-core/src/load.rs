@@ -8,6 +8,10 @@
 //! an endpoint that is not picked any more looks better as time passes and is picked again. And failures do not enter the
 //! estimate, where a fast error would attract traffic and a large penalty would take more than a minute to fade: they
 //! feed a penalty of their own with a shorter memory, which is *added* to the cost.
+//!
+//! And an endpoint that recovers is not held to its past for long. A latency that was a hundred times as high takes `4.6 τ` to fade,
+//! which is 46 s: after three seconds without one sample of at least half the estimate, the estimate becomes the highest of
+//! those three seconds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +28,7 @@ pub struct Config {
     /// What one failure adds to the cost at once, and the most that failures add together unless the endpoint asks for
     /// more. Default 5 s: above any usual latency times requests in flight.
     pub penalty: Duration,
-    /// How long the penalty remembers (τ). Default 1 s: 5 s fade to 1 ms in 8.5 s.
+    /// How long the penalty remembers (τ). Default 1 s: 5 s fade to 1 ms in 8.5 s, and what is less than that is nothing.
     pub penalty_decay: Duration,
     /// The estimate of an endpoint without history while its first requests are pending. Default 1 s: enough not to
     /// send all traffic to a newcomer that may be frozen.
@@ -63,6 +67,10 @@ pub const LONGEST_PENALTY: Duration = Duration::from_secs(300);
 const STAMP_SHIFT: u32 = 14;
 // An endpoint that loses every comparison is picked this often all the same: each second.
 const PROBE_EVERY: u32 = 1_000_000_000 >> STAMP_SHIFT;
+// This long without a sample near the estimate, and the estimate is of the past: three seconds.
+const CALM: u32 = 3 * PROBE_EVERY;
+// A penalty that has faded to a millisecond is over: however small, it would decide between endpoints that are alike.
+const PENALTY_OVER: f32 = 1e6;
 // But it rests for this many times its latency: a caller that waits for each answer must not spend its time on probes.
 const PROBE_REST: f32 = 20.0;
 
@@ -172,6 +180,9 @@ pub struct PeakEwma {
     in_flight: AtomicU32,
     last_pick: AtomicU32,
     numbers: Arc<Numbers>,
+    // The highest sample since the last one near the estimate, beside the stamp of the first. Zero when there is none. Last,
+    // because no pick reads it.
+    calm: AtomicU64,
 }
 
 /// A [`Config`] in the units of the hot path. One for all endpoints of a balancer, so that it is always in the cache.
@@ -224,6 +235,7 @@ impl PeakEwma {
             in_flight: AtomicU32::new(0),
             last_pick: AtomicU32::new(0),
             numbers,
+            calm: AtomicU64::new(0),
         }
     }
 
@@ -274,17 +286,50 @@ impl PeakEwma {
     /// Takes the latency of a request that was answered.
     pub fn record(&self, latency: Duration, now: Instant) {
         let sample = nanos(latency);
+        let stamp = self.stamp(now);
+        let over = self.calm_after(sample, stamp);
         self.estimate
-            .update(self.stamp(now), self.numbers.rate, |old, share| match old {
-                Some(old) if old >= sample => old + sample * (1.0 - share),
+            .update(stamp, self.numbers.rate, |old, share| match old {
+                Some(old) if old >= sample => {
+                    let blended = old + sample * (1.0 - share);
+                    over.map_or(blended, |highest| blended.min(highest))
+                }
                 _ => sample,
             });
+    }
+
+    /// Follows how long samples have been far below the estimate. When that is long enough: the highest of them.
+    ///
+    /// Threads that come here at once may each miss the other's sample, which is one of many.
+    fn calm_after(&self, sample: f32, stamp: u32) -> Option<f32> {
+        let estimate = self.estimate.read(stamp, self.numbers.rate)?;
+        let word = self.calm.load(Ordering::Relaxed);
+        if sample * 2.0 >= estimate {
+            if word != 0 {
+                self.calm.store(0, Ordering::Relaxed);
+            }
+            return None;
+        }
+        if word == 0 {
+            self.calm.store(pack(sample, stamp), Ordering::Relaxed);
+            return None;
+        }
+        let (highest, since) = unpack(word);
+        if elapsed(since, stamp) >= CALM {
+            self.calm.store(0, Ordering::Relaxed);
+            return Some(highest.max(sample));
+        }
+        if sample > highest {
+            self.calm.store(pack(sample, since), Ordering::Relaxed);
+        }
+        None
     }
 
     /// Takes a request that timed out or was dropped after `elapsed`: it took at least that long, and whatever the
     /// estimate says it was not quick.
     pub fn record_unanswered(&self, elapsed: Duration, now: Instant) {
         let sample = nanos(elapsed);
+        self.calm.store(0, Ordering::Relaxed);
         self.estimate
             .update(self.stamp(now), self.numbers.rate, |old, _| {
                 old.unwrap_or(0.0).max(sample)
@@ -352,6 +397,7 @@ impl PeakEwma {
     fn penalty_nanos(&self, stamp: u32) -> f64 {
         self.penalty
             .read(stamp, self.numbers.penalty_rate)
+            .filter(|penalty| *penalty >= PENALTY_OVER)
             .map_or(0.0, f64::from)
     }
 
@@ -398,6 +444,55 @@ mod tests {
             load.estimate(now + 11 * SEC).as_nanos() as f64,
             expected
         ));
+    }
+
+    /// A hundred milliseconds once, and then these each half second.
+    fn estimate_after(samples: &[Duration]) -> Duration {
+        let (load, mut now) = load();
+        load.record(100 * MS, now);
+        for sample in samples {
+            now += SEC / 2;
+            load.record(*sample, now);
+        }
+        load.estimate(now)
+    }
+
+    #[test]
+    fn after_three_calm_seconds_the_estimate_is_the_highest_of_them() {
+        let calm = [MS, 2 * MS, MS, MS, MS, MS, MS];
+        assert!(estimate_after(&calm[..6]) > 70 * MS, "only 2.5 s are over");
+        let calm = estimate_after(&calm);
+        assert!(close(calm.as_nanos() as f64, 2e6), "{calm:?}");
+    }
+
+    #[test]
+    fn one_slow_sample_in_three_seconds_keeps_the_estimate_up() {
+        let samples: Vec<_> = (1..=40)
+            .map(|i| if i % 5 == 0 { 60 * MS } else { MS })
+            .collect();
+        let mut least = Duration::MAX;
+        for n in 1..=samples.len() {
+            least = least.min(estimate_after(&samples[..n]));
+        }
+        assert!(least > 45 * MS, "{least:?}");
+        let (load, now) = load();
+        load.record(100 * MS, now);
+        load.record(MS, now + SEC);
+        load.record_unanswered(MS, now + 2 * SEC);
+        load.record(MS, now + 5 * SEC);
+        assert!(
+            load.estimate(now + 5 * SEC) > 50 * MS,
+            "a timeout is no calm"
+        );
+    }
+
+    #[test]
+    fn a_penalty_that_has_faded_to_a_millisecond_is_over() {
+        let (load, now) = load();
+        load.penalize(None, now);
+        assert!(load.cost(now + 8 * SEC) > 1e6);
+        assert_eq!(load.cost(now + 9 * SEC), 0.0);
+        assert_eq!(load.pending_cost(|| now + 9 * SEC), 1.0);
     }
 
     #[test]
@@ -553,7 +648,11 @@ mod tests {
     proptest! {
         #[test]
         fn the_packed_estimate_agrees_with_the_formula_in_double_precision(
-            samples in prop::collection::vec((20u64..5_000_000, 1u64..2_000_000), 1..50),
+            samples in prop_oneof![
+                // Shorter than a calm, or never calm.
+                prop::collection::vec((20u64..50_000, 1u64..2_000_000), 1..50),
+                prop::collection::vec((20u64..5_000_000, 1_000_001u64..2_000_000), 1..50),
+            ],
         ) {
             let (load, mut now) = load();
             let mut model: Option<f64> = None;

@@ -1,7 +1,8 @@
 //! Runs the criterion benches and puts each result of ours beside its peers'.
 //!
 //! The benches name their functions `BenchmarkId::new(CASE, WHO)` in a group named after the bench, where `WHO` is `ours` or a
-//! peer; criterion keeps each result in a folder `BENCH/CASE/WHO`.
+//! peer; criterion keeps each result in a folder `BENCH/CASE/WHO`. A load test is no criterion bench: it prints its own table and
+//! writes its own rows.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +12,10 @@ use serde_json::{Value, json};
 
 use crate::run::{Failure, Step};
 
-/// The benches that exist, one file each in `benches/benches`.
-pub(crate) const NAMES: [&str; 3] = ["balance", "breaker", "hash"];
+/// The benches that exist, one file or folder each in `benches/benches`.
+pub(crate) const NAMES: [&str; 4] = ["balance", "breaker", "hash", "tail"];
+/// Those among them that write their rows to the file given by `--rows`.
+const LOAD_TESTS: [&str; 1] = ["tail"];
 
 const OURS: &str = "ours";
 
@@ -20,13 +23,17 @@ const OURS: &str = "ours";
 type Row = BTreeMap<String, f64>;
 
 pub(crate) fn run(name: Option<&str>, json_file: Option<&Path>) -> Result<(), Failure> {
-    let criterion = target_directory()?.join("criterion");
+    let target = target_directory()?;
     let mut rows = Vec::new();
     for bench in NAMES
         .iter()
         .filter(|bench| name.is_none_or(|n| n == **bench))
     {
-        let results = criterion.join(bench);
+        if LOAD_TESTS.contains(bench) {
+            rows.extend(load_test(bench, &target)?);
+            continue;
+        }
+        let results = target.join("criterion").join(bench);
         // Results of an earlier run would pass for results of this one.
         if results.exists() {
             fs::remove_dir_all(&results).map_err(|source| file(&results, source))?;
@@ -45,6 +52,31 @@ pub(crate) fn run(name: Option<&str>, json_file: Option<&Path>) -> Result<(), Fa
         fs::write(path, text).map_err(|source| file(path, source))?;
     }
     Ok(())
+}
+
+fn load_test(bench: &str, target: &Path) -> Result<Vec<Value>, Failure> {
+    let name = format!("{bench}-rows.json");
+    let path = target.join(&name);
+    // As above: rows of an earlier run must not pass for rows of this one.
+    if path.exists() {
+        fs::remove_file(&path).map_err(|source| file(&path, source))?;
+    }
+    let step = [
+        "bench",
+        "-p",
+        "ha-benches",
+        "--bench",
+        bench,
+        "--",
+        "--rows",
+    ];
+    Step::cargo(&format!("bench {bench}"), step)
+        .args([&path])
+        .run()?;
+    match read(target, &name)? {
+        (_, Value::Array(rows)) => Ok(rows),
+        (path, _) => Err(wrong(&path, "is no list of rows")),
+    }
 }
 
 fn file(path: &Path, source: std::io::Error) -> Failure {
