@@ -139,7 +139,8 @@ impl Ramp {
         self.begin(now, 0);
     }
 
-    /// The endpoint was out and is available again: a check passed, an ejection ended, a breaker closed.
+    /// The endpoint was out and is available again by all signals: its check passes, it is not ejected, and its breaker is not
+    /// open. Call it once then, and not again when the half-open breaker closes: the ramp would begin anew.
     pub fn begin_recovered(&self, now: Instant) {
         self.begin(now, RECOVERED);
     }

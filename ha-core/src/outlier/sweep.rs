@@ -177,15 +177,16 @@ impl Outliers {
         }
     }
 
-    /// Tells of an active check that changed its mind. Ends the ejection when it goes from failing to passing; nothing else
-    /// does.
+    /// Tells of an active check that changed its mind. Ends the ejection when it goes from failing, whatever it gave as the
+    /// reason, to passing; nothing else does.
     pub fn check_changed(
         &mut self,
         key: &EndpointKey,
         from: health::State,
         to: health::State,
     ) -> Option<Change> {
-        if (from, to) != (health::State::Failing, health::State::Passing) {
+        let failed = !matches!(from, health::State::Passing | health::State::Unchecked);
+        if !failed || to != health::State::Passing {
             return None;
         }
         let watched = self.watched.iter_mut().find(|w| w.key == *key)?;

@@ -7,7 +7,8 @@ use super::layout::Group;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Standing {
-    /// Takes requests.
+    /// Takes requests. So does one whose breaker is half-open: without its probe it would never close, and a group of
+    /// suspects has no share. Compute the shares anew when the wait of an open breaker is over.
     Available,
     /// Passes its active checks, but requests say no: its breaker is open, or it is ejected. Returns in panic.
     Suspect,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use ha_core::breaker::{self, Breaker, Permit};
 use ha_core::endpoint::{Endpoint, EndpointKey, Weight};
 use ha_core::hash::Bound;
-use ha_core::health::{self, Health};
+use ha_core::health::{self, Finding, Health};
 use ha_core::load::{self, PeakEwma};
 use ha_core::outlier::{self, Change, Counters, Outliers};
 use ha_core::slow_start::{self, Ramp};
@@ -223,7 +223,7 @@ impl Client {
         let state = &mut self.states[i];
         let health = state.health.as_mut().unwrap();
         let from = health.state();
-        let changed = health.observe(pass);
+        let changed = health.observe(if pass { Finding::Pass } else { Finding::Fail });
         let wait = health.next_check_in(random);
         if let Some(to) = changed {
             if let Some(outliers) = &mut self.outliers {
