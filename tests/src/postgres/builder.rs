@@ -159,8 +159,8 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// A replica begins as a copy of what the primary begins with, taken before anybody runs: that is many times cheaper
-    /// than a base backup from the running primary, and leaves the replicas nothing but the stream to catch up with.
+    /// A replica begins as a copy of what the primary begins with, taken before anybody runs, so that it needs no base
+    /// backup from a running primary and only has to stream what came after.
     async fn all(
         &self,
         builder: &Builder,
