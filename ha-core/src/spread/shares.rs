@@ -14,7 +14,8 @@ pub enum Standing {
     Suspect,
     /// Fails its active check. Never returns by panic.
     Failing,
-    /// Fails its active check with the word that its whole region cannot serve.
+    /// Says that what its whole region shares is gone. Takes none, unless most of its region says so and no other region
+    /// has anything available.
     RegionSick,
 }
 
@@ -146,12 +147,16 @@ fn skip_sick_regions(groups: &[Group], tallies: &mut [Tally]) {
     };
     let mut pairs: Vec<_> = groups.iter().zip(tallies).collect();
     let elsewhere = |(group, tally): &(&Group, &mut Tally)| !is_sick(group) && tally.available > 0;
-    if !pairs.iter().any(elsewhere) {
-        return;
-    }
+    let skip = pairs.iter().any(elsewhere);
     for (_, tally) in pairs.iter_mut().filter(|(group, _)| is_sick(group)) {
-        tally.passing = 0;
-        tally.available = 0;
+        if skip {
+            tally.passing = 0;
+            tally.available = 0;
+        } else {
+            // With nobody else to answer, their word decides nothing.
+            tally.passing += tally.says_sick;
+            tally.available += tally.says_sick;
+        }
     }
 }
 

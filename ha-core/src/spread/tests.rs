@@ -216,7 +216,9 @@ fn a_region_that_calls_itself_sick_is_skipped_with_all_that_stand_in_it() {
         // Nobody else can answer.
         ("ss+ --", [1.0, 0.0]),
         ("ss+ ss", [1.0, 0.0]),
-        ("sss ss", [0.0, 0.0]),
+        ("sss ss", [1.0, 0.0]),
+        ("sss --", [1.0, 0.0]),
+        ("s-- --", [0.0, 0.0]),
     ] {
         expect(&config, &fleet, text, &expected);
     }
@@ -335,20 +337,20 @@ proptest! {
         let sum: f64 = (0..layout.groups().len()).map(|i| shares.share(i)).sum();
         let weighty = |(endpoint, _): &&(Endpoint, Standing)| endpoint.weight > Weight::ZERO;
         let any = fleet.iter().filter(weighty).any(|(_, s)| matches!(s, Available | Suspect));
-        if any {
-            prop_assert!((sum - 1.0).abs() < 1e-9, "{}", sum);
-        } else {
-            prop_assert_eq!(sum, 0.0);
-        }
+        let says_sick = fleet.iter().filter(weighty).any(|(_, s)| *s == RegionSick);
+        let whole = (sum - 1.0).abs() < 1e-9;
+        prop_assert!(whole || sum == 0.0 && !any, "{}", sum);
+        prop_assert!(any || says_sick || sum == 0.0, "{}", sum);
         for random in randoms {
             let drawn = shares.draw(random);
-            prop_assert_eq!(drawn.is_some(), any);
+            prop_assert_eq!(drawn.is_some(), whole);
             if let Some(drawn) = drawn {
                 let panic = shares.is_panicking(drawn);
                 let usable = |m: &u32| match fleet[*m as usize].1 {
                     Available => true,
                     Suspect => panic,
-                    _ => false,
+                    RegionSick => true,
+                    Failing => false,
                 };
                 prop_assert!(layout.groups()[drawn].members.iter().any(usable));
             }
