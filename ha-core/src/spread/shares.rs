@@ -32,6 +32,7 @@ struct State {
     share: f64,
     usable: bool,
     panic: bool,
+    uses_sick: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,6 +41,8 @@ struct Tally {
     passing: u64,
     available: u64,
     says_sick: u64,
+    // Nobody else can answer.
+    uses_sick: bool,
 }
 
 impl Shares {
@@ -93,6 +96,13 @@ impl Shares {
     #[must_use]
     pub fn is_panicking(&self, group: usize) -> bool {
         self.groups.get(group).is_some_and(|state| state.panic)
+    }
+
+    /// Whether this group uses endpoints that call their region sick, because no other region can answer.
+    #[inline]
+    #[must_use]
+    pub fn uses_sick(&self, group: usize) -> bool {
+        self.groups.get(group).is_some_and(|state| state.uses_sick)
     }
 
     /// Whether any group that takes traffic panics.
@@ -156,6 +166,7 @@ fn skip_sick_regions(groups: &[Group], tallies: &mut [Tally]) {
             // With nobody else to answer, their word decides nothing.
             tally.passing += tally.says_sick;
             tally.available += tally.says_sick;
+            tally.uses_sick = true;
         }
     }
 }
@@ -180,12 +191,13 @@ impl Priority<'_> {
         let tallies = self.tallies.iter();
         let capacities: Vec<_> = tallies.map(|tally| tally.capacity(self.panic)).collect();
         let parts = of_groups(self.groups, &capacities, over_provisioning);
-        let pairs = parts.into_iter().zip(capacities);
+        let pairs = parts.into_iter().zip(capacities).zip(self.tallies);
         pairs
-            .map(|(part, capacity)| State {
+            .map(|((part, capacity), tally)| State {
                 share: share * part,
                 usable: capacity.usable > 0,
                 panic: self.panic,
+                uses_sick: tally.uses_sick,
             })
             .collect()
     }

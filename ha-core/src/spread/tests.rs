@@ -349,7 +349,7 @@ proptest! {
                 let usable = |m: &u32| match fleet[*m as usize].1 {
                     Available => true,
                     Suspect => panic,
-                    RegionSick => true,
+                    RegionSick => shares.uses_sick(drawn),
                     Failing => false,
                 };
                 prop_assert!(layout.groups()[drawn].members.iter().any(usable));
