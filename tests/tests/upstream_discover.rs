@@ -1,20 +1,20 @@
 //! Sources of endpoints other than DNS, on real sockets and real files.
 #![allow(clippy::unwrap_used)]
 
+mod discover_events;
 mod upstream_app;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use discover_events::{Told, upstream};
 use futures_util::stream::{self, Stream};
 use ha_core::endpoint::{Endpoint, EndpointError, Weight};
 use ha_testbed::ports::Reservation;
-use ha_tower::balance::RoundRobin;
 use ha_tower::discover::gossip::{self, Node};
-use ha_tower::discover::{self, Event, Source};
+use ha_tower::discover::{self, Event};
 use ha_tower::upstream::Upstream;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,55 +23,18 @@ use tokio::sync::mpsc;
 use tower::discover::Change;
 use upstream_app::{App, call, eventually, names};
 
-/// What the listeners were told, in words.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<String>>>);
-
-impl Told {
-    fn listen(&self, source: impl Into<Source>) -> Source {
-        let told = self.clone();
-        source.into().on_event(move |event| {
-            let words = match event {
-                Event::Updated(change) => format!("{change:?}"),
-                Event::Failed { error, kept } => {
-                    let mut text = format!("{kept} kept: {error}");
-                    let mut inner = std::error::Error::source(error);
-                    while let Some(error) = inner {
-                        text = format!("{text}: {error}");
-                        inner = error.source();
-                    }
-                    text
-                }
-                other => format!("{other:?}"),
-            };
-            told.0.lock().unwrap().push(words);
-        })
+/// The event, and an error with everything behind it.
+fn words(event: &Event) -> String {
+    let Event::Failed { error, kept } = event else {
+        return format!("{event:?}");
+    };
+    let mut text = format!("{kept} kept: {error}");
+    let mut inner = std::error::Error::source(error);
+    while let Some(error) = inner {
+        text = format!("{text}: {error}");
+        inner = error.source();
     }
-
-    async fn hear(&self, words: &str) {
-        let heard = || {
-            self.0
-                .lock()
-                .unwrap()
-                .iter()
-                .any(|told| told.contains(words))
-        };
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while !heard() {
-            let told = self.0.lock().unwrap().clone();
-            let late = tokio::time::Instant::now() > deadline;
-            assert!(!late, "{words:?} is not among {told:#?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-}
-
-fn upstream(source: impl Into<Source>) -> Upstream {
-    Upstream::builder("apps")
-        .discover(source)
-        .balance(RoundRobin)
-        .build()
-        .unwrap()
+    text
 }
 
 fn keys(upstream: &Upstream) -> Vec<String> {
@@ -97,7 +60,7 @@ fn sent<T: Send + 'static>() -> (mpsc::UnboundedSender<T>, impl Stream<Item = T>
 async fn a_stream_of_sets_is_followed_and_what_is_no_good_leaves_the_last_good_set() {
     let (sender, sets) = sent::<Result<Vec<Endpoint>, std::io::Error>>();
     let told = Told::default();
-    let upstream = upstream(told.listen(discover::stream(sets)));
+    let upstream = upstream(told.listen(discover::stream(sets), words));
     assert_eq!(keys(&upstream), [""; 0]);
     sender
         .send(Ok(endpoints(&["http://a", "http://b"])))
@@ -157,9 +120,9 @@ async fn a_stream_that_panics_or_never_pauses_costs_neither_the_set_nor_the_thre
     let told = Told::default();
     let good = stream::iter([endpoints(&["http://a"])]);
     let panics = stream::once(async { panic!("a bug in a source") });
-    let upstream_of_panic = upstream(told.listen(discover::stream(
-        futures_util::StreamExt::chain(good, panics),
-    )));
+    let source = discover::stream(futures_util::StreamExt::chain(good, panics));
+    let source = source.on_event(|_| panic!("a bug in a listener"));
+    let upstream_of_panic = upstream(told.listen(source, words));
     told.hear("1 kept: the source of endpoints panicked").await;
     assert_eq!(keys(&upstream_of_panic), ["a:80"]);
 
@@ -180,7 +143,7 @@ async fn any_discover_of_tower_is_followed() {
     let make = |key: &u32, url: &'static str| {
         Ok::<_, EndpointError>(url.parse::<Endpoint>()?.with_key(format!("app-{key}")))
     };
-    let upstream = upstream(told.listen(discover::tower(Box::pin(changes), make)));
+    let upstream = upstream(told.listen(discover::tower(Box::pin(changes), make), words));
     sender.send(Ok(Change::Insert(1, "http://a"))).unwrap();
     sender.send(Ok(Change::Insert(2, "http://b"))).unwrap();
     eventually("both are there", || keys(&upstream) == ["app-1", "app-2"]).await;
@@ -211,10 +174,10 @@ async fn a_replacement_by_tower_does_not_pass_through_an_empty_set() {
     let changes = stream::iter(changes.map(Ok::<_, Infallible>));
     let told = Told::default();
     let make = |_: &u32, url: &'static str| url.parse::<Endpoint>();
-    let upstream = upstream(told.listen(discover::tower(changes, make)));
+    let upstream = upstream(told.listen(discover::tower(changes, make), words));
     told.hear("Ended { kept: 1 }").await;
     assert_eq!(keys(&upstream), ["b:80"]);
-    assert!(told.0.lock().unwrap()[0].contains("total: 1"));
+    assert!(told.all()[0].contains("total: 1"));
 }
 
 /// A directory of its own, gone with the value.
@@ -248,7 +211,7 @@ fn toml(hosts: &[&str]) -> String {
 
 fn follow_file(path: &Path, told: &Told) -> Upstream {
     let file = discover::file(path).unwrap().interval(FAST).unwrap();
-    upstream(told.listen(file))
+    upstream(told.listen(file, words))
 }
 
 #[tokio::test]
@@ -331,7 +294,7 @@ async fn json_is_followed_as_well_and_a_file_may_come_later_than_the_process() {
     let (path, told) = (dir.path("apps.json"), Told::default());
     assert!(discover::file(&path).is_err());
     let file = discover::File::unread(&path).unwrap().interval(FAST);
-    let upstream = upstream(told.listen(file.unwrap()));
+    let upstream = upstream(told.listen(file.unwrap(), words));
     told.hear("0 kept: discovery by file failed").await;
     let text = format!("{{\"endpoints\": [{{\"address\": \"{}\"}}]}}", app.url());
     std::fs::write(&path, text).unwrap();
@@ -442,7 +405,7 @@ async fn edges_learn_the_apps_by_gossip_and_pick_a_draining_one_no_more() {
     let (ports, told) = (Ports::take(), Told::default());
     let (one, two) = (App::start("one").await, App::start("two").await);
     let edge = ports.node(0).join().await.unwrap();
-    let upstream = upstream(told.listen(edge.source("catalog")));
+    let upstream = upstream(told.listen(edge.source("catalog"), words));
     let announce = |index, app: &App| {
         let builder = ports
             .node(index)
@@ -481,7 +444,7 @@ async fn edges_learn_the_apps_by_gossip_and_pick_a_draining_one_no_more() {
 async fn a_node_that_dies_leaves_the_set_and_is_back_when_it_starts_again_but_the_last_one_stays() {
     let (ports, told) = (Ports::take(), Told::default());
     let edge = ports.node(0).join().await.unwrap();
-    let upstream = upstream(told.listen(edge.source("catalog")));
+    let upstream = upstream(told.listen(edge.source("catalog"), words));
     let app = |index: usize, url: &str| {
         let builder = ports.node(index).announce("catalog", url.parse().unwrap());
         async move { builder.join().await.unwrap() }
@@ -510,7 +473,7 @@ async fn a_node_lives_as_long_as_a_source_of_it_and_a_source_hears_when_it_leave
         .node(0)
         .announce("catalog", "http://a".parse().unwrap());
     let node = node.join().await.unwrap();
-    let upstream = upstream(told.listen(node.source("catalog")));
+    let upstream = upstream(told.listen(node.source("catalog"), words));
     let again = node.clone();
     drop(node);
     eventually("it hears itself", || keys(&upstream) == ["a:80"]).await;

@@ -1,6 +1,7 @@
 //! Discovery by DNS against a real name server on loopback whose answers the test decides.
 #![allow(clippy::unwrap_used)]
 
+mod discover_events;
 mod upstream_app;
 
 use std::collections::HashMap;
@@ -8,8 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ha_tower::balance::RoundRobin;
-use ha_tower::discover::{self, Dns, Error, Event, LookupError, Source};
+use discover_events::{Told, upstream};
+use ha_tower::discover::{self, Dns, Error, Event, LookupError};
 use ha_tower::upstream::Upstream;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
@@ -132,32 +133,18 @@ impl NameServer {
     }
 }
 
-/// What the listeners were told, in words.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<String>>>);
-
-impl Told {
-    fn listen(&self, source: impl Into<Source>) -> Source {
-        let told = self.clone();
-        source.into().on_event(move |event| {
-            let words = match event {
-                Event::Updated(change) => format!("updated to {}", change.total),
-                Event::Failed { error, kept } => format!("{} with {kept} kept", reason(error)),
-                Event::Recovered { .. } => "recovered".to_owned(),
-                other => format!("{other:?}"),
-            };
-            told.0.lock().unwrap().push(words);
-        })
+fn words(event: &Event) -> String {
+    match event {
+        Event::Updated(change) => format!("updated to {}", change.total),
+        Event::Failed { error, kept } => format!("{} with {kept} kept", reason(error)),
+        Event::Recovered { .. } => "recovered".to_owned(),
+        other => format!("{other:?}"),
     }
+}
 
-    /// Forgets what was told, and waits until this is told.
-    async fn again(&self, words: &str) {
-        self.0.lock().unwrap().clear();
-        eventually(words, || {
-            self.0.lock().unwrap().iter().any(|told| told == words)
-        })
-        .await;
-    }
+async fn hear_again(told: &Told, words: &str) {
+    told.0.lock().unwrap().clear();
+    told.hear(words).await;
 }
 
 fn reason(error: &Error) -> &'static str {
@@ -179,14 +166,6 @@ async fn two_apps() -> (App, App) {
             return (one, two);
         }
     }
-}
-
-fn upstream(source: impl Into<Source>) -> Upstream {
-    Upstream::builder("apps")
-        .discover(source)
-        .balance(RoundRobin)
-        .build()
-        .unwrap()
 }
 
 async fn ready(upstream: &Upstream) {
@@ -236,12 +215,12 @@ async fn the_last_good_set_stays_whatever_bad_answer_dns_gives_and_each_is_told(
         server.addresses("apps.test", 0, &[ONE]);
         let told = Told::default();
         let dns = discover::dns(format!("apps.test:{}", app.addr().port())).unwrap();
-        let upstream = upstream(told.listen(server.follow(dns)));
+        let upstream = upstream(told.listen(server.follow(dns), words));
         ready(&upstream).await;
         for kind in [RecordType::A, RecordType::AAAA] {
             server.say("apps.test", kind, answer.clone());
         }
-        told.again(&format!("{reason} with 1 kept")).await;
+        hear_again(&told, &format!("{reason} with 1 kept")).await;
         assert_eq!(names(&upstream, 10).await["one"], 10, "{reason}");
 
         server.addresses("apps.test", 0, &[ONE]);
@@ -250,7 +229,7 @@ async fn the_last_good_set_stays_whatever_bad_answer_dns_gives_and_each_is_told(
             RecordType::AAAA,
             Answer::Records(0, Vec::new()),
         );
-        told.again("recovered").await;
+        hear_again(&told, "recovered").await;
     }
 }
 
@@ -309,8 +288,8 @@ async fn a_start_without_dns_heals_when_dns_is_back() {
     );
     let told = Told::default();
     let dns = discover::dns(format!("apps.test:{}", app.addr().port())).unwrap();
-    let upstream = upstream(told.listen(server.follow(dns)));
-    told.again("failed with 0 kept").await;
+    let upstream = upstream(told.listen(server.follow(dns), words));
+    hear_again(&told, "failed with 0 kept").await;
     assert_eq!(names(&upstream, 1).await["unavailable"], 1);
     server.addresses("apps.test", 1, &[ONE]);
     ready(&upstream).await;
@@ -329,15 +308,14 @@ async fn a_server_that_fails_for_ipv6_alone_is_no_failure() {
     );
     let told = Told::default();
     let dns = discover::dns(format!("apps.test:{}", app.addr().port())).unwrap();
-    let upstream = upstream(told.listen(server.follow(dns)));
+    let upstream = upstream(told.listen(server.follow(dns), words));
     ready(&upstream).await;
     server.addresses("apps.test", 0, &[TWO]);
     eventually("the other one is there", || {
         upstream.endpoints()[0].address.contains("127.0.0.2")
     })
     .await;
-    let told = told.0.lock().unwrap().clone();
-    assert_eq!(told, ["updated to 1", "updated to 1"]);
+    assert_eq!(told.all(), ["updated to 1", "updated to 1"]);
 }
 
 #[tokio::test]
@@ -397,7 +375,7 @@ async fn a_target_that_cannot_be_looked_up_keeps_its_addresses_while_the_others_
     server.addresses("a.test", 0, &[ONE]);
     server.addresses("b.test", 0, &[TWO]);
     let told = Told::default();
-    let upstream = upstream(told.listen(server.follow(discover::srv(name).unwrap())));
+    let upstream = upstream(told.listen(server.follow(discover::srv(name).unwrap()), words));
     eventually("both are there", || upstream.endpoints().len() == 2).await;
 
     server.say(
@@ -405,7 +383,7 @@ async fn a_target_that_cannot_be_looked_up_keeps_its_addresses_while_the_others_
         RecordType::A,
         Answer::Code(ResponseCode::ServFail),
     );
-    told.again("failed with 2 kept").await;
+    hear_again(&told, "failed with 2 kept").await;
     server.addresses("b.test", 0, &[Ipv4Addr::new(127, 0, 0, 3)]);
     let addresses = || {
         let endpoints = upstream.endpoints();
@@ -433,10 +411,10 @@ async fn srv_records_that_fail_or_say_that_there_is_no_service_leave_the_set() {
         server.addresses("a.test", 1, &[ONE]);
         server.services(name, &[(1, 1, app.addr().port(), "a.test.")]);
         let told = Told::default();
-        let upstream = upstream(told.listen(server.follow(discover::srv(name).unwrap())));
+        let upstream = upstream(told.listen(server.follow(discover::srv(name).unwrap()), words));
         ready(&upstream).await;
         server.say(name, RecordType::SRV, answer);
-        told.again(&format!("{reason} with 1 kept")).await;
+        hear_again(&told, &format!("{reason} with 1 kept")).await;
         assert_eq!(names(&upstream, 10).await["one"], 10, "{reason}");
     }
 }
@@ -447,7 +425,7 @@ async fn asking_ends_with_the_last_clone_of_the_upstream() {
     server.addresses("apps.test", 0, &[ONE]);
     let told = Told::default();
     let dns = discover::dns("apps.test:80").unwrap();
-    let upstream = upstream(told.listen(server.follow(dns)));
+    let upstream = upstream(told.listen(server.follow(dns), words));
     let clone = upstream.clone();
     drop(upstream);
     ready(&clone).await;

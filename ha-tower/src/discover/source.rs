@@ -1,5 +1,5 @@
 use std::fmt;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
@@ -52,7 +52,8 @@ impl Source {
     }
 
     /// Calls this for each [`Event`]. There may be several listeners; they are called one after the other on the task that
-    /// follows the source, so a slow one delays the next set. The same events go to `tracing`.
+    /// follows the source, and for a set that is there from the start while the upstream is built. A slow one delays the next
+    /// set; one that panics is called again for the next event. The same events go to `tracing`.
     ///
     /// ```
     /// use ha_tower::discover::{self, Event};
@@ -144,7 +145,8 @@ impl<F: FnMut(Vec<Endpoint>)> Follower<F> {
     fn tell(&self, event: &Event) {
         self.log(event);
         for listener in &self.listeners {
-            (listener.0)(event);
+            // The panic was reported by its hook. The set and the health checks must outlive it.
+            let _ = catch_unwind(AssertUnwindSafe(|| (listener.0)(event)));
         }
     }
 

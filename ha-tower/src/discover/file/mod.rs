@@ -16,7 +16,7 @@ use ha_core::endpoint::Endpoint;
 use self::problem::position;
 use super::Source;
 
-/// A watched file of endpoints. Made by [`file`] and [`File::unread`].
+/// A watched file of endpoints. Made by [`file`](fn@file) and [`File::unread`].
 #[derive(Debug)]
 pub struct File {
     path: PathBuf,
