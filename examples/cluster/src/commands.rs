@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ha_testbed::process::leftover;
 use ha_testbed::setup::{self, Tool};
 
 use crate::cli::{At, Cli, Command, LogsArgs, PartArgs, UpArgs};
@@ -13,7 +14,7 @@ use crate::cluster::Options;
 use crate::control::{self, Answer, Request};
 use crate::state::{Place, State};
 use crate::supervisor::{self, say};
-use crate::{app, chain, drill, edge, leftover, logs};
+use crate::{app, chain, drill, edge, logs};
 
 /// Bad input, or nothing there to act on.
 const REFUSED: u8 = 2;

@@ -23,7 +23,6 @@ pub mod control;
 pub mod drill;
 pub mod edge;
 pub mod keys;
-pub mod leftover;
 pub mod logs;
 pub mod part;
 pub mod port;

@@ -55,7 +55,7 @@ pub struct State {
     pub supervisor: u32,
     /// Where the supervisor listens for commands.
     pub control: PathBuf,
-    /// Directories that belong to this cluster alone: a process that works in one of them is ours.
+    /// Directories that belong to this cluster alone: what it started works in one of them.
     pub dirs: Vec<PathBuf>,
     /// The address that a browser is pointed at.
     pub url: String,

@@ -4,12 +4,12 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ha_testbed::process::leftover;
 use tokio::sync::{Notify, watch};
 
 use crate::chain;
 use crate::cluster::{self, Cluster, Options};
 use crate::control::{self, Answer, Request};
-use crate::leftover;
 use crate::signals::Signals;
 use crate::state::{self, Lock, Place, State};
 

@@ -6,6 +6,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use ha_testbed::setup::{self, Tool};
+
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ha-cluster"))
         .args(args)
@@ -106,6 +108,27 @@ fn a_taken_port_is_named() {
         &["port", &port, "taken", "--port"],
     );
     assert_only_the_lock(Path::new(&dir));
+}
+
+#[test]
+fn a_missing_server_is_named_with_the_command_that_installs_it() {
+    let (_temp, dir) = dir();
+    for command in [&["up", "--dir", &dir][..], &["drill", "--quick"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_ha-cluster"))
+            .args(command)
+            .env("HA_TESTBED_INSTALL", "never")
+            .env(Tool::Redis.env(), "/nonexistent/redis-server")
+            .output()
+            .unwrap();
+        let install = setup::install_command(&[Tool::Redis]);
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            format!("error: Redis is missing; run: {install}\n")
+        );
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+    }
+    assert!(!Path::new(&dir).exists());
 }
 
 #[test]

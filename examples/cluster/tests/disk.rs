@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ha_cluster::leftover;
+use ha_testbed::process::leftover;
 
 /// Far more than it takes, because a loaded machine is no reason to fail.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,15 +3,18 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+#[cfg(target_os = "linux")]
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ha_cluster::leftover;
 use ha_cluster::status::{RunState, Status};
+use ha_testbed::process::leftover;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Far more than it takes, because a loaded machine is no reason to fail.
@@ -88,15 +91,25 @@ impl Drop for Up {
     }
 }
 
+/// The smallest cluster.
+const SMALL: [&str; 6] = ["--apps", "1", "--edges", "1", "--replicas", "0"];
+
 fn command(dir: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ha-cluster"));
     command.args(args).args(["--dir", dir]);
     command
 }
 
+/// Runs a command that has to succeed.
+#[track_caller]
+fn done(dir: &str, args: &[&str]) -> Output {
+    let output = command(dir, args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    output
+}
+
 fn status(dir: &str) -> Status {
-    let output = command(dir, &["status", "--json"]).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let output = done(dir, &["status", "--json"]);
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -206,32 +219,49 @@ impl Browser {
     }
 }
 
-/// Every process that works in the cluster's directories, and the supervisor.
-fn processes(status: &Status, up: &Up) -> Vec<u32> {
-    status
-        .parts
-        .iter()
-        .filter_map(|part| part.pid)
-        .chain([up.child.id()])
-        .collect()
+/// What runs, to see later that nothing of it is left.
+struct Footprint {
+    dir: String,
+    beds: Vec<PathBuf>,
+    pids: Vec<u32>,
+    addresses: Vec<String>,
+}
+
+impl Footprint {
+    fn of(up: &Up) -> Self {
+        let parts = status(&up.dir).parts;
+        let pids = parts.iter().filter_map(|part| part.pid);
+        Self {
+            dir: up.dir.clone(),
+            beds: beds(&up.dir),
+            pids: pids.chain([up.child.id()]).collect(),
+            addresses: parts.into_iter().map(|part| part.address).collect(),
+        }
+    }
+
+    #[track_caller]
+    fn assert_gone(&self) {
+        assert_eq!(leftover::find(&self.beds), [0; 0], "{:?}", self.beds);
+        for pid in &self.pids {
+            assert!(!leftover::is_alive(*pid), "process {pid} is alive");
+        }
+        for address in &self.addresses {
+            assert_free(address);
+        }
+        assert_eq!(files(&self.dir), ["lock"]);
+        let links = &self.beds[1..];
+        assert!(links.iter().all(|bed| !bed.exists()), "{links:?}");
+    }
 }
 
 #[track_caller]
-fn assert_nothing_left(dir: &str, beds: &[PathBuf], pids: &[u32], addresses: &[String]) {
-    assert_eq!(leftover::find(beds), [0; 0], "processes work in {dir}");
-    for pid in pids {
-        assert!(!leftover::is_alive(*pid), "process {pid} is alive");
-    }
-    for address in addresses {
-        TcpListener::bind(address)
-            .unwrap_or_else(|error| panic!("{address} is still taken: {error}"));
-    }
-    let left: Vec<_> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .collect();
-    assert_eq!(left, ["lock"]);
-    assert!(beds.iter().skip(1).all(|bed| !bed.exists()), "{beds:?}");
+fn assert_free(address: &str) {
+    TcpListener::bind(address).unwrap_or_else(|error| panic!("{address} is still taken: {error}"));
+}
+
+fn files(dir: &str) -> Vec<OsString> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
 }
 
 /// The cluster's directory and the ones that it links to.
@@ -355,8 +385,7 @@ fn up_serves_through_both_edges_survives_a_kill_and_leaves_nothing_after_ctrl_c(
     assert_eq!(forged.send(first, "GET", "/notes", "", &[]).status, 200);
 
     // The primary dies; the note stays, and new ones are taken again.
-    let killed = command(&dir, &["kill", &primary.name]).output().unwrap();
-    assert!(killed.status.success(), "{killed:?}");
+    done(&dir, &["kill", &primary.name]);
     let read = ada.send(first, "GET", "/notes", "", &[]);
     assert_eq!(
         (read.status, read.body.matches("hello").count()),
@@ -382,42 +411,25 @@ fn up_serves_through_both_edges_survives_a_kill_and_leaves_nothing_after_ctrl_c(
     );
 
     // A frozen part is seen as such and goes on.
-    assert!(
-        command(&dir, &["stop", "app-2"])
-            .output()
-            .unwrap()
-            .status
-            .success()
-    );
+    done(&dir, &["stop", "app-2"]);
     assert_eq!(status(&dir).part("app-2").unwrap().state, RunState::Frozen);
-    assert!(
-        command(&dir, &["start", "app-2"])
-            .output()
-            .unwrap()
-            .status
-            .success()
-    );
+    done(&dir, &["start", "app-2"]);
     assert_eq!(status(&dir).part("app-2").unwrap().state, RunState::Running);
 
-    let logs = command(&dir, &["logs", "app-1", "-n", "5"])
-        .output()
-        .unwrap();
-    assert!(logs.status.success() && !logs.stdout.is_empty());
+    let logs = done(&dir, &["logs", "app-1", "-n", "5"]);
+    assert!(!logs.stdout.is_empty());
 
-    let now = status(&dir);
-    let (pids, beds) = (processes(&now, &up), beds(&dir));
-    let addresses: Vec<_> = now.parts.iter().map(|part| part.address.clone()).collect();
+    let running = Footprint::of(&up);
     up.signal(Signal::INT);
     assert!(up.wait().success());
-    assert_nothing_left(&dir, &beds, &pids, &addresses);
+    running.assert_gone();
 }
 
 #[test]
 fn after_a_crash_of_the_supervisor_up_starts_and_down_ends() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path().join("cluster").to_str().unwrap().to_owned();
-    let small = ["--apps", "1", "--edges", "1", "--replicas", "0"];
-    let mut first = Up::start(&dir, &small);
+    let mut first = Up::start(&dir, &SMALL);
     first.says("Ctrl-C here");
     let (old, old_beds) = (status(&dir), beds(&dir));
     first.signal(Signal::KILL);
@@ -427,7 +439,7 @@ fn after_a_crash_of_the_supervisor_up_starts_and_down_ends() {
         "did not end properly",
     );
 
-    let mut second = Up::start(&dir, &small);
+    let mut second = Up::start(&dir, &SMALL);
     second.says("cleaned up");
     assert!(leftover::find(&old_beds[1..]).is_empty());
     second.says("Ctrl-C here");
@@ -438,11 +450,94 @@ fn after_a_crash_of_the_supervisor_up_starts_and_down_ends() {
             part.name
         );
     }
-    let now = status(&dir);
-    let (pids, beds) = (processes(&now, &second), beds(&dir));
-    let addresses: Vec<_> = now.parts.iter().map(|part| part.address.clone()).collect();
-    let down = command(&dir, &["down"]).output().unwrap();
-    assert!(down.status.success(), "{down:?}");
+    let running = Footprint::of(&second);
+    done(&dir, &["down"]);
     assert!(second.wait().success());
-    assert_nothing_left(&dir, &beds, &pids, &addresses);
+    running.assert_gone();
+}
+
+/// A shell of the user's that works in this directory, with output elsewhere.
+struct Bystander(Child);
+
+impl Bystander {
+    fn at(dir: &Path) -> Self {
+        let sleep = Command::new("sleep")
+            .arg("600")
+            .current_dir(dir)
+            .spawn()
+            .unwrap();
+        Self(sleep)
+    }
+
+    #[track_caller]
+    fn assert_alive(&mut self) {
+        assert!(self.0.try_wait().unwrap().is_none(), "a bystander was hit");
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn down_right_after_a_crash_ends_what_the_cluster_started_and_nobody_elses_shell() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("cluster").to_str().unwrap().to_owned();
+    let mut up = Up::start(&dir, &SMALL);
+    up.says("Ctrl-C here");
+    let running = Footprint::of(&up);
+    let inside = [&dir, &format!("{dir}/run"), &format!("{dir}/run/app-1")];
+    let mut bystanders = inside.map(|dir| Bystander::at(Path::new(dir)));
+    up.signal(Signal::KILL);
+    done(&dir, &["down"]);
+    up.wait();
+    running.assert_gone();
+    bystanders.iter_mut().for_each(Bystander::assert_alive);
+}
+
+/// Every process that names this directory in its command line, which the watchers of the test bed do too.
+#[cfg(target_os = "linux")]
+fn naming(dir: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let names = |path: &PathBuf| {
+        std::fs::read(path.join("cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(dir))
+    };
+    paths.filter(names).collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn ctrl_c_at_any_moment_of_the_start_leaves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    // Most of them while the first things are made, the rest anywhere in the start.
+    let moments = [0, 2, 5, 10, 20, 60].map(Duration::from_millis);
+    let later = (0..5).map(|_| Duration::from_millis(fastrand::u64(100..4_000)));
+    for (round, moment) in moments.into_iter().chain(later).enumerate() {
+        let dir = temp.path().join(round.to_string());
+        let dir = dir.to_str().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+        let port = port.unwrap().port();
+        let mut up = Up::start(dir, &["--port", &port.to_string()]);
+        // Not a wait for something to have happened: whatever has happened by then is interrupted.
+        std::thread::sleep(moment);
+        up.signal(Signal::INT);
+        let status = up.wait();
+        // Before the handler is there the signal ends the program as any other, and nothing has been started.
+        let by_signal = status.signal() == Some(Signal::INT.as_raw());
+        assert!(status.success() || by_signal, "{moment:?}: {status}");
+        assert_eq!(naming(dir), [""; 0].map(PathBuf::from), "{moment:?}");
+        let left = files(dir);
+        assert!(
+            left.iter().all(|file| file == "lock"),
+            "{moment:?}: {left:?}"
+        );
+        for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+            assert_free(&address);
+        }
+    }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{Bed, tree};
+use super::{Bed, mark, tree};
 use crate::{StartError, wait};
 
 /// How long the kernel may take to end or stop a process that cannot refuse.
@@ -95,6 +95,7 @@ impl Spec {
         }
         // Error texts are matched, so they have to be in one language.
         command.env("LC_ALL", "C");
+        command.env(mark::VARIABLE, bed.dir());
         command.envs(self.envs.iter().map(|(key, value)| (key, value)));
         if let (false, Some(user)) = (self.as_owner, bed.user()) {
             command
@@ -363,6 +364,11 @@ impl Process {
                 log: self.log_tail(20),
             })
         })
+    }
+
+    /// Why it ended, when it has.
+    pub(crate) fn ended(&self) -> Option<StartError> {
+        (!self.is_running()).then(|| self.failure())
     }
 
     /// Why it ended, read from its log.

@@ -10,13 +10,26 @@ while read -r line; do
     esac
 done
 
-# Prints the processes that work inside the directory.
+# Whether the bed started process $1: its output goes to the log $2, or its environment says so. Servers that show what
+# they are doing in their title write it over their environment.
+ours() {
+    for output in 1 2; do
+        case $(readlink "/proc/$1/fd/$output") in
+        "$2" | "$2 (deleted)") return 0 ;;
+        esac
+    done
+    tr '\0' '\n' <"/proc/$1/environ" | grep -qxF "HA_TESTBED_DIR=$dir"
+}
+
+# Prints the processes that work inside the directory and were started by the bed; a person's shell may work there too.
 inside() {
     ls -ld /proc/[0-9]*/cwd 2>/dev/null | while read -r entry; do
         case $entry in
         *" /proc/"*"/cwd -> $dir/"*)
+            below=${entry#*"/cwd -> $dir/"}
+            below=${below%" (deleted)"}
             entry=${entry#*" /proc/"}
-            printf '%s\n' "${entry%%/*}"
+            ! ours "${entry%%/*}" "$dir/${below%%/*}.log" 2>/dev/null || printf '%s\n' "${entry%%/*}"
             ;;
         esac
     done

@@ -6,8 +6,10 @@
 //! # What belongs to a process
 //!
 //! Servers start helpers, and some leave their process group on purpose (PostgreSQL's backends do). Everything
-//! whose working directory lies inside a process's directory belongs to it; where there is no `/proc`, everything it is
-//! an ancestor of does. [`Process::kill`] and [`Process::freeze`] act on all of it.
+//! that the bed started and whose working directory lies inside a process's directory belongs to it; where there is no
+//! `/proc`, everything it is an ancestor of does. [`Process::kill`] and [`Process::freeze`] act on all of it, and on
+//! nothing else: a shell of yours that works there is let be. What the bed started has the variable `HA_TESTBED_DIR` in
+//! its environment or writes to the process's log.
 //!
 //! # How nothing is left behind
 //!
@@ -17,6 +19,8 @@
 
 mod bed;
 mod child;
+pub mod leftover;
+mod mark;
 mod tree;
 
 pub use bed::Bed;

@@ -95,6 +95,96 @@ async fn a_killed_supervisor_leaves_its_helpers_until_it_is_killed_as_a_whole() 
     assert!(tree::members(process.dir(), None).is_empty());
 }
 
+/// What a shell of the user's would be: it works in a bed's directory and nobody of the bed started it.
+struct Bystander(std::process::Child);
+
+impl Bystander {
+    fn at(dir: &std::path::Path) -> Self {
+        let mut sleep = std::process::Command::new("sleep");
+        Self(sleep.arg("600").current_dir(dir).spawn().unwrap())
+    }
+
+    /// Whether it runs, not stopped.
+    fn is_undisturbed(&self) -> bool {
+        let pid = self.0.id().cast_signed();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        tree::member(pid, &stat).is_some_and(|member| !member.stopped)
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_shell_that_works_in_the_directory_is_neither_frozen_nor_killed() {
+    let bed = Bed::temporary().unwrap();
+    let process = bed.spawn(sleeper("one")).unwrap();
+    let shell = Bystander::at(process.dir());
+    process.freeze().unwrap();
+    assert!(shell.is_undisturbed());
+    process.kill().await.unwrap();
+    assert!(shell.is_undisturbed());
+    drop((process, bed));
+    assert!(shell.is_undisturbed());
+}
+
+/// What runs a bed and is killed; prints the process's id and directory.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_watcher_of_a_killed_owner_ends_the_bed_and_nobody_elses_shell() {
+    const OWNER: &str = "HA_TESTBED_TEST_OWNER";
+    if std::env::var_os(OWNER).is_some() {
+        let bed = Bed::temporary().unwrap();
+        // The second one writes its title over its environment, as servers do, for what the watcher can see.
+        let bare = "exec env -i /bin/sleep 600";
+        let one = bed.spawn(sleeper("one")).unwrap();
+        let two = bed
+            .spawn(Spec::new("two", "/bin/sh").args(["-c", bare]))
+            .unwrap();
+        let silent = "exec /bin/sleep 600 >/dev/null 2>&1";
+        let three = bed
+            .spawn(Spec::new("three", "/bin/sh").args(["-c", silent]))
+            .unwrap();
+        let pids = [&one, &two, &three].map(|process| process.pid().unwrap());
+        println!(
+            "bed {} {} {} {}",
+            one.dir().display(),
+            pids[0],
+            pids[1],
+            pids[2]
+        );
+        std::thread::sleep(DEADLINE);
+        return;
+    }
+    let mut owner = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", "--test-threads=1"])
+        .arg("process::tests::the_watcher_of_a_killed_owner_ends_the_bed_and_nobody_elses_shell")
+        .env(OWNER, "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(owner.stdout.take().unwrap()));
+    let line = lines
+        .find_map(|line| Some(line.unwrap().split_once("bed ")?.1.to_owned()))
+        .unwrap();
+    let (dir, pids) = line.split_once(' ').unwrap();
+    let pids: Vec<u32> = pids.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    let shell = Bystander::at(std::path::Path::new(dir));
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    let end = std::time::Instant::now() + DEADLINE;
+    while pids.iter().any(|pid| leftover::is_alive(*pid)) || std::path::Path::new(dir).exists() {
+        assert!(std::time::Instant::now() < end, "{pids:?} in {dir}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(shell.is_undisturbed());
+}
+
 #[tokio::test]
 async fn servers_do_not_run_as_root() {
     let Some(user) = setup::unprivileged_user() else {

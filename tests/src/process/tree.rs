@@ -8,6 +8,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::mark;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) pid: i32,
@@ -15,7 +17,8 @@ pub(super) struct Member {
     pub(super) stopped: bool,
 }
 
-/// Everything alive that belongs to `dir` or descends from `root`, descendants before their ancestors.
+/// Everything alive that a bed started and that works inside `dir`, or, where there is no `/proc`, that descends from
+/// `root`; descendants before their ancestors.
 pub(super) fn members(dir: &Path, root: Option<i32>) -> Vec<Member> {
     let mut found = if Path::new("/proc/self/stat").exists() {
         by_cwd(dir)
@@ -53,7 +56,7 @@ fn by_cwd(dir: &Path) -> Vec<Member> {
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
             let cwd = fs::read_link(entry.path().join("cwd")).ok()?;
-            if pid == me || !cwd.starts_with(dir) {
+            if pid == me || !cwd.starts_with(dir) || !mark::is_on(&entry.path(), &cwd) {
                 return None;
             }
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
@@ -63,7 +66,7 @@ fn by_cwd(dir: &Path) -> Vec<Member> {
 }
 
 /// From a line of `/proc/PID/stat`; the command in parentheses may hold anything, parentheses too.
-fn member(pid: i32, stat: &str) -> Option<Member> {
+pub(super) fn member(pid: i32, stat: &str) -> Option<Member> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;

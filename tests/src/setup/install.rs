@@ -1,6 +1,6 @@
 //! Installs what is missing, with the machine's package manager.
 
-use std::{collections::BTreeSet, ffi::OsString, io, path::PathBuf, process::Command};
+use std::{collections::BTreeSet, env, ffi::OsString, io, path::PathBuf, process::Command};
 
 use super::{Places, SetupError, Tool, error::names, user::is_root};
 
@@ -15,6 +15,9 @@ pub(super) struct Machine {
     pub(super) terminal: bool,
     pub(super) macos: bool,
 }
+
+/// The environment variable that, set to `never`, leaves installing to a person.
+const INSTALL: &str = "HA_TESTBED_INSTALL";
 
 /// Runs as root. `$@` are the packages.
 const APT: &str = r#"
@@ -34,9 +37,11 @@ apt-get install -q -y --no-install-recommends "$@"
 impl Machine {
     pub(super) fn this() -> Self {
         let places = Places::of_this_machine();
+        let may_install = env::var_os(INSTALL).is_none_or(|value| value != "never");
+        let manager = |name| places.program(name).filter(|_| may_install);
         Self {
-            apt: places.program("apt-get"),
-            brew: places.program("brew"),
+            apt: manager("apt-get"),
+            brew: manager("brew"),
             sudo: places.program("sudo"),
             root: is_root(),
             terminal: io::IsTerminal::is_terminal(&io::stdin()),

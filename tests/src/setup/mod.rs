@@ -18,7 +18,7 @@
 //! runner, `systemctl disable --now postgresql patroni etcd redis-server redis-sentinel` undoes that. The bed needs none of
 //! them running.
 //!
-//! Where neither package manager can be used, the error names the exact command for a person to run.
+//! Where neither package manager can be used, or `HA_TESTBED_INSTALL=never` is in the environment, the error names the exact command for a person to run.
 
 mod error;
 mod find;
