@@ -154,12 +154,10 @@ impl Builder {
             bed,
             ports,
         };
-        for node in &cluster.nodes {
-            node.wait_answering().await?;
+        tokio::select! {
+            ready = cluster.wait_ready() => ready?,
+            ended = cluster.any_ended() => return Err(ended),
         }
-        let leader = cluster.wait_leader(STEP).await?;
-        cluster.create_app(leader).await?;
-        cluster.wait_healthy(STEP).await?;
         Ok(cluster)
     }
 
@@ -297,6 +295,28 @@ impl Cluster {
     /// The address etcd serves clients on.
     pub fn etcd_addr(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports.ports()[0]).into()
+    }
+
+    /// Waits until the cluster that has just been started is healthy and the service's database is there.
+    async fn wait_ready(&self) -> Result<(), StartError> {
+        for node in &self.nodes {
+            node.wait_answering().await?;
+        }
+        let leader = self.wait_leader(STEP).await?;
+        self.create_app(leader).await?;
+        self.wait_healthy(STEP).await
+    }
+
+    /// Resolves when a process of it has ended. A Patroni that cannot start its PostgreSQL gives up and ends, and the
+    /// others wait for it for ever.
+    async fn any_ended(&self) -> StartError {
+        loop {
+            let nodes = self.nodes.iter().map(|node| &node.process);
+            if let Some(error) = nodes.chain([&self.etcd]).find_map(Process::ended) {
+                return error;
+            }
+            tokio::time::sleep(wait::BETWEEN).await;
+        }
     }
 
     /// The node with this number.

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use ha_testbed::StartError;
 use ha_testbed::patroni::{Cluster, Patroni};
 
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -130,4 +131,20 @@ async fn the_service_s_user_sees_replication_and_is_no_superuser() {
         .unwrap();
     assert_eq!(row.get::<_, i64>(0), 2);
     assert_eq!(row.get::<_, String>(2), "off");
+}
+
+#[tokio::test]
+async fn a_node_that_gives_up_during_the_start_ends_it_with_the_log() {
+    let broken = Patroni::cluster(2).setting("shared_preload_libraries", "no_such_library");
+    let patience = DEADLINE / 2;
+    let error = tokio::time::timeout(patience, broken.start())
+        .await
+        .expect("the start notices that a node has ended")
+        .unwrap_err();
+    assert!(matches!(error, StartError::Exited { .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("patroni-") && text.contains("Failed to bootstrap cluster"),
+        "{text}"
+    );
 }
