@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | a list that never changes | [`fixed`], [`Source::endpoints`] | |
 //! | any `Stream` of sets | [`stream`] | |
-//! | any [`tower::discover::Discover`] | [`tower`](fn@tower) | |
+//! | any [`tower::discover::Discover`](::tower::discover::Discover) | [`tower`](fn@tower) | |
 //! | A and AAAA records | [`dns`] | `dns` |
 //! | SRV records | [`srv`] | `dns` |
 //! | a watched file, TOML or JSON | [`file`](fn@file) | `file` |

@@ -82,7 +82,8 @@ enum Format {
 /// A new version counts once **two looks in a row see the same bytes**, so that a file that is being written is not taken for a short
 /// one. A writer that needs longer than that must write beside it and rename, which is the right way in any case.
 ///
-/// A file above 16 MiB is refused.
+/// Anything but a regular file, or one above 16 MiB, is refused. A look that takes ten seconds, as on a file system whose server is gone, is a
+/// failure like any other, and no second one is started beside it.
 ///
 /// # Errors
 /// [`FileError`] when the extension is neither `toml` nor `json`, or the file cannot be read or is no good. It reads the file on

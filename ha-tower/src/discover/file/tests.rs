@@ -251,6 +251,16 @@ fn a_path_must_say_which_format_it_is_and_the_interval_be_positive() {
     assert!(error.contains("/nowhere/at/all.json cannot be read"));
 }
 
+#[test]
+fn what_is_no_regular_file_is_refused_before_it_is_opened() {
+    let dir = std::env::temp_dir().join(format!("ha-tower-file-{}.toml", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let error = file(&dir).unwrap_err();
+    let inner = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(inner, "it is not a regular file");
+    std::fs::remove_dir(&dir).unwrap();
+}
+
 fn file_error(path: &str) -> String {
     file(path).unwrap_err().to_string()
 }

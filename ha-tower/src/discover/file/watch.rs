@@ -2,11 +2,12 @@ use std::fs::{self, Metadata};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, Stream};
 use ha_core::endpoint::Endpoint;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use super::{FileError, Format};
 use crate::discover::Error;
@@ -85,9 +86,9 @@ impl Fault {
     }
 }
 
-/// Reads the file unless it looks as it did before.
+/// Looks at the file, and reads it unless it looks as it did before.
 fn look(path: &Path, before: Option<&Stamp>) -> Result<Look, Fault> {
-    let stamp = Stamp::of(&fs::metadata(path).map_err(Fault::Io)?);
+    let stamp = stat(path)?;
     if before == Some(&stamp) {
         return Ok(Look::Same);
     }
@@ -96,7 +97,18 @@ fn look(path: &Path, before: Option<&Stamp>) -> Result<Look, Fault> {
     Ok(Look::Bytes(stamp, bytes))
 }
 
+fn stat(path: &Path) -> Result<Stamp, Fault> {
+    let metadata = fs::metadata(path).map_err(Fault::Io)?;
+    // Opening a pipe waits for its writer.
+    if !metadata.is_file() {
+        let problem = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+        return Err(Fault::Io(problem));
+    }
+    Ok(Stamp::of(&metadata))
+}
+
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Fault> {
+    stat(path)?;
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(Fault::Io)?;
     let mut limited = file.take(LARGEST + 1);
@@ -106,6 +118,21 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Fault> {
     }
     Ok(bytes)
 }
+
+/// Looks on a thread of its own: one that is stuck in the kernel must not hold up the end of the runtime, as one of the runtime's
+/// blocking threads would.
+fn look_aside(path: Arc<Path>, before: Option<Stamp>) -> io::Result<Looking> {
+    let (sender, looking) = oneshot::channel();
+    thread::Builder::new()
+        .name("discover-file".to_owned())
+        .spawn(move || {
+            // Nobody waits for it when the upstream is gone.
+            let _ = sender.send(look(&path, before.as_ref()));
+        })?;
+    Ok(looking)
+}
+
+type Looking = oneshot::Receiver<Result<Look, Fault>>;
 
 pub(super) fn follow(
     path: PathBuf,
@@ -118,7 +145,7 @@ pub(super) fn follow(
         format,
         interval,
         stamp: None,
-        reading: None,
+        looking: None,
         settled: Settled {
             taken: taken.map(State::Bytes),
             seen: None,
@@ -136,7 +163,7 @@ struct Watch {
     interval: Duration,
     stamp: Option<Stamp>,
     // One that is stuck is waited for, and not joined by a second.
-    reading: Option<JoinHandle<Result<Look, Fault>>>,
+    looking: Option<Looking>,
     settled: Settled,
 }
 
@@ -165,15 +192,15 @@ impl Watch {
     }
 
     async fn look(&mut self) -> Result<Look, Fault> {
-        let reading = self.reading.get_or_insert_with(|| {
-            let (path, stamp) = (self.path.clone(), self.stamp.clone());
-            tokio::task::spawn_blocking(move || look(&path, stamp.as_ref()))
-        });
-        match tokio::time::timeout(SLOWEST, reading).await {
-            Err(_) => Err(Fault::Slow),
-            Ok(look) => {
-                self.reading = None;
-                look.unwrap_or_else(|stopped| Err(Fault::Io(io::Error::other(stopped))))
+        let mut looking = match self.looking.take() {
+            Some(stuck) => stuck,
+            None => look_aside(self.path.clone(), self.stamp.clone()).map_err(Fault::Io)?,
+        };
+        match tokio::time::timeout(SLOWEST, &mut looking).await {
+            Ok(look) => look.unwrap_or_else(|lost| Err(Fault::Io(io::Error::other(lost)))),
+            Err(_) => {
+                self.looking = Some(looking);
+                Err(Fault::Slow)
             }
         }
     }
@@ -253,5 +280,26 @@ mod tests {
             let shape = format!("{state:?}");
             assert_eq!(settled.take(state), news, "{shape}");
         }
+    }
+    #[test]
+    fn a_file_cut_between_two_entries_is_a_good_short_one_and_is_not_taken_while_it_grows() {
+        let entry = |host| format!("[[endpoints]]\naddress = \"http://{host}\"\n");
+        let text = entry("a") + &entry("b");
+        let path = Path::new("a.toml");
+        let mut settled = Settled {
+            taken: None,
+            seen: None,
+        };
+        let mut good_and_short = 0;
+        for written in 0..text.len() {
+            let bytes = &text.as_bytes()[..written];
+            assert!(!settled.take(State::Bytes(bytes.to_vec())));
+            // Who takes what can be read at any one moment takes this.
+            let taken = Format::Toml.endpoints(path, bytes);
+            good_and_short += usize::from(taken.is_ok_and(|set| set.len() == 1));
+        }
+        assert!(good_and_short > 0);
+        assert!(!settled.take(bytes(&text)));
+        assert!(settled.take(bytes(&text)));
     }
 }

@@ -195,7 +195,7 @@ impl Node {
         }
     }
 
-    /// The endpoints of a service, from all nodes that are alive. The [module](super::gossip) tells who is.
+    /// The endpoints of a service, from all nodes that are alive. The [module](super) tells who is.
     pub fn source(&self, service: impl Into<String>) -> Source {
         let mut alive = self.0.alive.clone();
         // What is known now is the first set.
