@@ -3,7 +3,6 @@
 
 mod upstream_app;
 
-use std::io::{Read as _, Write as _};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use ha_core::health::State;
 use ha_tower::balance::{P2c, RoundRobin};
-use ha_tower::health::{Http, Start};
+use ha_tower::health::{Check, Http, Start};
 use ha_tower::upstream::{self, Upstream};
 use ha_tower::{breaker, discover};
 use http::{Request, StatusCode};
@@ -34,10 +33,10 @@ fn over<'a>(apps: impl IntoIterator<Item = &'a App>) -> upstream::Builder {
     Upstream::builder("apps").discover(discover::fixed(urls).unwrap())
 }
 
-fn fast_checks() -> Http {
+fn fast_checks() -> Check<Http> {
     Http::get("/readyz")
-        .interval(FAST)
-        .timeout(Duration::from_secs(2))
+        .interval(10 * FAST)
+        .transition_interval(FAST)
 }
 
 fn never_trips() -> breaker::Config {
@@ -122,6 +121,7 @@ async fn one_check_that_hangs_delays_no_other() {
     let upstream = over(&apps)
         .health(
             fast_checks()
+                .interval(Duration::from_secs(30))
                 .timeout(Duration::from_secs(30))
                 .start(Start::FirstPass),
         )
@@ -255,69 +255,6 @@ async fn a_connection_closed_after_the_request_was_read_does_not_count_as_unsent
     assert!(!error.is_unsent() && !error.is_timeout() && !error.is_connect());
 }
 
-#[test]
-fn a_request_on_a_pooled_connection_that_is_found_closed_first_counts_as_unsent() {
-    // The driver is polled after every task, see below.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .event_interval(1)
-        .build()
-        .unwrap();
-    runtime.block_on(request_meets_a_closed_connection());
-}
-
-async fn request_meets_a_closed_connection() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (close, closing) = std::sync::mpsc::channel();
-    let (done, closed) = std::sync::mpsc::channel();
-    // One connection that answers one request and is closed on command; the port is closed with it.
-    let server = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut read = Vec::new();
-        while !read.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            read.push(byte[0]);
-        }
-        stream
-            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-            .unwrap();
-        closing.recv().unwrap();
-        drop((stream, listener));
-        done.send(()).unwrap();
-    });
-    let upstream = Upstream::builder("apps")
-        .discover(discover::fixed([url]).unwrap())
-        .build()
-        .unwrap();
-    let response = call(&upstream, "/").await.unwrap();
-    assert_eq!(
-        response.into_body().collect().await.unwrap().to_bytes(),
-        "ok"
-    );
-    // The connection goes back to the pool in a task of its own.
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
-    close.send(()).unwrap();
-    // Blocks the only thread of this runtime, so that the client cannot notice before it sends.
-    closed.recv().unwrap();
-    // Runs between the call, which hands the request to the connection, and the connection's own task: by then the
-    // driver has seen the end of the stream, and the connection finds it before it takes the request.
-    tokio::spawn(async {});
-    let error = call(&upstream, "/").await.unwrap_err();
-    assert!(matches!(error, upstream::Error::Unsent { .. }), "{error:?}");
-    assert!(error.is_unsent() && !error.is_connect());
-    server.join().unwrap();
-    let endpoint = upstream.endpoints().remove(0);
-    assert_eq!(
-        (endpoint.in_flight, endpoint.penalty_ms),
-        (0, 0.0),
-        "nobody's fault"
-    );
-}
-
 #[tokio::test]
 async fn a_request_is_in_flight_until_its_body_ends_and_cancelling_gives_it_back() {
     let app = App::start("a").await;
@@ -408,6 +345,10 @@ async fn bad_settings_are_refused_by_field_and_value() {
         (
             builder().health(Http::get("/r").timeout(Duration::ZERO)),
             "health.timeout is 0ns: ",
+        ),
+        (
+            builder().health(Http::get("/r").interval(FAST).timeout(2 * FAST)),
+            "health.interval is 50ms: must not be shorter than health.timeout",
         ),
         (
             builder().health(Http::get("/r").fall(0)),

@@ -25,8 +25,9 @@ use crate::serve;
 pub const EDGE: HeaderName = HeaderName::from_static("x-ha-edge");
 
 /// Two missed checks in a row take an app out, so a bad one gets requests for about a second at most.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(750);
+const HEALTH_DOUBT: Duration = Duration::from_millis(250);
+const HEALTH_TIMEOUT: Duration = HEALTH_INTERVAL;
 
 /// Longer than an app waits for its database, so that the app can say "try again" itself.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -87,6 +88,7 @@ pub async fn run(args: Args) -> Result<(), Error> {
         upstream = upstream.health(
             health::Http::get("/readyz")
                 .interval(HEALTH_INTERVAL)
+                .transition_interval(HEALTH_DOUBT)
                 .timeout(HEALTH_TIMEOUT),
         );
     }

@@ -41,7 +41,7 @@ pub struct Builder {
     pub(super) name: String,
     pub(super) source: Option<Source>,
     pub(super) policy: Policy,
-    pub(super) health: Option<health::Http>,
+    pub(super) health: Option<health::Check>,
     pub(super) breaker: breaker::Config,
     pub(super) connect_timeout: Duration,
     pub(super) attempt_timeout: Duration,
@@ -73,8 +73,8 @@ impl Builder {
     }
 
     /// The active check. Default none: then only the breakers take an endpoint out.
-    pub fn health(mut self, check: health::Http) -> Self {
-        self.health = Some(check);
+    pub fn health(mut self, check: impl Into<health::Check>) -> Self {
+        self.health = Some(check.into());
         self
     }
 

@@ -15,7 +15,7 @@ use super::{Body, BuildError, Builder, EndpointSnapshot, Error};
 use crate::balance::{self, Balance};
 use crate::clock;
 use crate::discover::Source;
-use crate::health::{Checks, Start};
+use crate::health::Checks;
 use crate::task::Owned;
 
 /// Many endpoints behind one service. See the [module](super).
@@ -51,7 +51,7 @@ impl Upstream {
         let first_pass = builder
             .health
             .as_ref()
-            .is_some_and(|check| check.config.start == Start::FirstPass);
+            .is_some_and(|check| !check.starts_available());
         let balance = Balance::builder([])
             .policy(builder.policy)
             .breaker(builder.breaker.clone())
@@ -65,13 +65,18 @@ impl Upstream {
                 upstream: upstream(),
             });
         };
+        let name: Arc<str> = builder.name.clone().into();
+        let checks = builder
+            .health
+            .map(|check| Checks::start(check, name.clone()))
+            .transpose()
+            .map_err(refused)?;
         let follower = Follower {
             balance: balance.clone(),
-            checks: builder.health.map(Checks::new),
+            checks,
             connect: builder.connect_timeout,
             limit: builder.attempt_timeout,
         };
-        let name: Arc<str> = builder.name.into();
         Ok(Self {
             balance,
             _discovery: Arc::new(follower.run(source, name.clone())),
@@ -141,7 +146,7 @@ impl Follower {
         self.balance.update(endpoints, |endpoint| {
             Attempt::new(endpoint, self.connect, self.limit)
         });
-        if let Some(checks) = &mut self.checks {
+        if let Some(checks) = &self.checks {
             checks.follow(self.balance.states());
         }
     }
