@@ -85,6 +85,14 @@ impl State {
         self.is_healthy() && self.breaker.would_admit(now)
     }
 
+    /// Adds to the cost what the verdict asks for.
+    fn charge(&self, verdict: &Verdict, now: &Moment) {
+        let failed = !matches!(verdict.outcome, None | Some(Outcome::Success));
+        if failed || verdict.pushed_back {
+            self.load.penalize(verdict.retry_after, now.get());
+        }
+    }
+
     fn settle(&self, permit: Permit, outcome: Outcome, now: &Moment) {
         let changed = settle(&self.breaker, permit, outcome, || now.get());
         if let Some(state) = changed {
@@ -107,6 +115,18 @@ impl InFlight {
     /// The answer broke off after its head was good: counts against the endpoint.
     pub fn broke_off(&self) {
         self.0.load.penalize(None, clock::now());
+    }
+
+    /// The answer has ended, and this is how it counts after a head that was [provisional](Verdict::provisional).
+    pub fn ended(&self, verdict: &Verdict) {
+        let (state, now) = (&self.0, Moment::default());
+        state.charge(verdict, &now);
+        // The permit was given back with the head: an answer that streams for an hour must not keep a probe for itself.
+        if let Some(outcome) = verdict.outcome
+            && let Ok(permit) = state.breaker.try_admit_with(|| now.get())
+        {
+            state.settle(permit, outcome, &now);
+        }
     }
 }
 
@@ -151,29 +171,31 @@ impl Flight {
         let in_flight = self.in_flight.take()?;
         let state = &in_flight.0;
         let now = Moment::default();
-        self.measure(&state.load, verdict, &now);
+        self.measure(state, verdict, &now);
         match (verdict.outcome, self.permit.take()) {
-            (Some(outcome), Some(permit)) => state.settle(permit, outcome, &now),
+            (Some(outcome), Some(permit)) if !verdict.provisional => {
+                state.settle(permit, outcome, &now);
+            }
             (None, Some(permit)) if verdict.pushed_back && permit.is_probe() => {
                 state.settle(permit, Outcome::Success, &now);
             }
-            (None, Some(permit)) => state.breaker.release(permit),
+            (_, Some(permit)) => state.breaker.release(permit),
             (_, None) => {}
         }
         Some(in_flight)
     }
 
-    fn measure(&self, load: &PeakEwma, verdict: &Verdict, now: &Moment) {
-        let elapsed = |started| now.get().saturating_duration_since(started);
-        match (verdict.outcome, self.started) {
-            (Some(Outcome::Success), Some(started)) => load.record(elapsed(started), now.get()),
-            (Some(Outcome::Success), None) => {}
-            (Some(_), _) => load.penalize(verdict.retry_after, now.get()),
-            (None, _) if verdict.pushed_back => load.penalize(verdict.retry_after, now.get()),
-            (None, _) => {}
+    fn measure(&self, state: &State, verdict: &Verdict, now: &Moment) {
+        state.charge(verdict, now);
+        let Some(started) = self.started else {
+            return;
+        };
+        let elapsed = || now.get().saturating_duration_since(started);
+        if verdict.outcome == Some(Outcome::Success) {
+            state.load.record(elapsed(), now.get());
         }
-        if let (true, Some(started)) = (verdict.unanswered, self.started) {
-            load.record_unanswered(elapsed(started), now.get());
+        if verdict.unanswered {
+            state.load.record_unanswered(elapsed(), now.get());
         }
     }
 }

@@ -27,8 +27,9 @@
 //!
 //! # What is learned from a response
 //! A [`Protocol`] says where the tried endpoints are in a request, how a response counts, and until when the request is in flight.
-//! [`Any`] knows only `Ok` and `Err`; [`Http`] reads status codes and holds the request in flight until the response body has ended. A
-//! future that is dropped before its response tells nothing to the breaker, but counts as at least as slow as it was.
+//! [`Any`] knows only `Ok` and `Err`; [`Http`] reads status codes and holds the request in flight until the response body has ended;
+//! [`Grpc`] reads the gRPC status from head or trailers. A future that is dropped before its response tells nothing to the breaker,
+//! but counts as at least as slow as it was.
 //!
 //! ```
 //! use ha_core::endpoint::Endpoint;
@@ -54,6 +55,7 @@
 mod error;
 mod flight;
 mod future;
+mod grpc;
 mod members;
 mod policy;
 mod protocol;
@@ -65,6 +67,7 @@ mod tests;
 pub use error::Error;
 pub use flight::InFlight;
 pub use future::ResponseFuture;
+pub use grpc::{Grpc, GrpcBody};
 pub use policy::{P2c, Policy, RoundRobin};
 pub use protocol::{Any, Body, Http, Protocol, Verdict};
 pub use service::{Balance, Builder};

@@ -32,6 +32,7 @@ pub struct Verdict {
     pub(super) retry_after: Option<Duration>,
     pub(super) unanswered: bool,
     pub(super) pushed_back: bool,
+    pub(super) provisional: bool,
 }
 
 impl Verdict {
@@ -41,6 +42,7 @@ impl Verdict {
             retry_after: None,
             unanswered: false,
             pushed_back: false,
+            provisional: false,
         }
     }
 
@@ -89,6 +91,14 @@ impl Verdict {
     #[must_use]
     pub const fn unanswered(mut self) -> Self {
         self.unanswered = true;
+        self
+    }
+
+    /// So far: the end of the answer decides. A [`Balance`](super::Balance) measures latency by it and waits for [`InFlight::ended`] with the
+    /// rest; a [`BreakerLayer`](crate::breaker::BreakerLayer), which does not see the end, takes it as it is.
+    #[must_use]
+    pub const fn provisional(mut self) -> Self {
+        self.provisional = true;
         self
     }
 }
