@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::run::{Failure, Step};
+use crate::workspace;
 
 /// The benches that exist, one file or folder each in `benches/benches`.
 pub(crate) const NAMES: [&str; 4] = ["balance", "breaker", "hash", "tail"];
@@ -23,7 +24,7 @@ const OURS: &str = "ours";
 type Row = BTreeMap<String, f64>;
 
 pub(crate) fn run(name: Option<&str>, json_file: Option<&Path>) -> Result<(), Failure> {
-    let target = target_directory()?;
+    let target = workspace::target_directory()?;
     let mut rows = Vec::new();
     for bench in NAMES
         .iter()
@@ -84,21 +85,6 @@ fn file(path: &Path, source: std::io::Error) -> Failure {
         path: path.display().to_string(),
         source,
     }
-}
-
-fn target_directory() -> Result<PathBuf, Failure> {
-    let bytes = Step::cargo(
-        "metadata",
-        ["metadata", "--format-version", "1", "--no-deps"],
-    )
-    .output()?;
-    serde_json::from_slice::<Value>(&bytes)
-        .ok()
-        .and_then(|metadata| metadata["target_directory"].as_str().map(PathBuf::from))
-        .ok_or_else(|| Failure::Result {
-            path: "cargo metadata".into(),
-            what: "names no target_directory".into(),
-        })
 }
 
 /// Reads every result under a group's folder.

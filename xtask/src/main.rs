@@ -2,6 +2,7 @@
 
 mod bench;
 mod run;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -90,16 +91,10 @@ fn ci() -> Result<(), Failure> {
     .args(["--", "-D", "warnings"])
     .run()?;
     // A feature that only builds beside another one is broken for whoever asks for it alone.
-    for (package, features) in [
-        ("ha-core", &["serde"][..]),
-        ("ha-tower", &["dns"]),
-        ("ha-db", &["postgres", "redis", "tower", "axum"]),
-        ("ha-session", &["redis", "postgres", "axum"]),
-        ("ha-testbed", &[]),
-    ] {
-        for feature in std::iter::once(&"").chain(features) {
+    for (package, features) in workspace::features()? {
+        for feature in std::iter::once("").chain(features.iter().map(String::as_str)) {
             let label = format!("check {package} with only [{feature}]");
-            Step::cargo(&label, ["check", "-p", package, "--no-default-features"])
+            Step::cargo(&label, ["check", "-p", &package, "--no-default-features"])
                 .args(["--features", feature])
                 .run()?;
         }
@@ -111,7 +106,7 @@ fn ci() -> Result<(), Failure> {
     .env("RUSTDOCFLAGS", "-D warnings")
     .run()?;
     loom()?;
-    test(None, &[])
+    Step::cargo("cargo xtask test", ["xtask", "test"]).run()
 }
 
 /// What is hand-made of atomics, in every order in which two threads can get there.
