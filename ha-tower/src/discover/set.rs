@@ -1,6 +1,6 @@
 use std::collections::{HashMap, HashSet};
 
-use ha_core::endpoint::{Endpoint, EndpointKey};
+use ha_core::endpoint::{Address, Endpoint, EndpointKey};
 
 use super::Change;
 
@@ -29,13 +29,18 @@ pub enum SetError {
     },
 }
 
+/// Whether the client of an upstream speaks the scheme of this address.
+pub(super) fn is_spoken(address: &Address) -> bool {
+    address.scheme() == "http"
+}
+
 pub(super) fn check(endpoints: &[Endpoint]) -> Result<(), SetError> {
     if endpoints.is_empty() {
         return Err(SetError::Empty);
     }
     let mut seen = HashSet::new();
     for (index, endpoint) in endpoints.iter().enumerate() {
-        if endpoint.address.scheme() != "http" {
+        if !is_spoken(&endpoint.address) {
             return Err(SetError::Scheme {
                 index,
                 scheme: endpoint.address.scheme().to_owned(),

@@ -4,6 +4,7 @@ use ha_core::endpoint::{Address, Endpoint, Locality, Weight};
 
 use super::Problem;
 use super::tree::{Field, Node, Refused, Value};
+use crate::discover::set::is_spoken;
 
 /// The endpoints of a file, each field checked.
 pub(super) fn endpoints(root: &Node) -> Result<Vec<Endpoint>, Refused> {
@@ -75,7 +76,7 @@ fn address(node: &Node, field: &str) -> Result<Address, Refused> {
         Ok(address) => address,
         Err(source) => return Err(refused(Problem::Address { field, source })),
     };
-    if address.scheme() != "http" {
+    if !is_spoken(&address) {
         let scheme = address.scheme().to_owned();
         return Err(refused(Problem::Scheme { field, scheme }));
     }

@@ -6,6 +6,7 @@ use ha_core::endpoint::{Endpoint, EndpointError, EndpointKey, Locality, Weight};
 use serde::{Deserialize, Serialize};
 
 use super::{AnnouncementError, Error};
+use crate::discover::set::is_spoken;
 
 /// Gossip sends datagrams, and a node's announcements must all fit into one.
 const LARGEST: usize = 8 * 1024;
@@ -32,6 +33,12 @@ pub(super) fn name(service: &str) -> String {
 }
 
 pub(super) fn encode(service: &str, endpoint: &Endpoint) -> Result<String, Error> {
+    if !is_spoken(&endpoint.address) {
+        return Err(Error::Scheme {
+            service: service.to_owned(),
+            scheme: endpoint.address.scheme().to_owned(),
+        });
+    }
     let announcement = Announcement {
         key: endpoint.key.to_string(),
         address: endpoint.address.to_string(),
@@ -55,8 +62,14 @@ pub(super) fn encode(service: &str, endpoint: &Endpoint) -> Result<String, Error
 
 fn decode(service: &str, node: &ChitchatId, text: &str) -> Result<Endpoint, AnnouncementError> {
     let (node, service) = (node.node_id.to_string(), service.to_owned());
-    match serde_json::from_str(text) {
-        Ok(announcement) => endpoint(announcement).map_err(|source| AnnouncementError::Endpoint {
+    match serde_json::from_str(text).map(endpoint) {
+        Ok(Ok(endpoint)) if is_spoken(&endpoint.address) => Ok(endpoint),
+        Ok(Ok(endpoint)) => Err(AnnouncementError::Scheme {
+            node,
+            service,
+            scheme: endpoint.address.scheme().to_owned(),
+        }),
+        Ok(Err(source)) => Err(AnnouncementError::Endpoint {
             node,
             service,
             source,
@@ -194,12 +207,16 @@ mod tests {
                 announced("http://10.0.0.1").replace("http://", ""),
             ),
             (node("d", 1), bad_weight),
+            (
+                node("e", 1),
+                announced("http://10.0.0.1").replace("http:", "ftp:"),
+            ),
         ];
         let (addresses, errors) = selected(&told);
         assert_eq!(addresses, ["http://10.0.0.1:80"]);
         let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        assert_eq!(texts.len(), 3, "{texts:?}");
-        for (text, node) in texts.iter().zip(["node b", "node c", "node d"]) {
+        assert_eq!(texts.len(), 4, "{texts:?}");
+        for (text, node) in texts.iter().zip(["node b", "node c", "node d", "\"ftp\""]) {
             assert!(text.contains(node), "{text}");
         }
     }
@@ -221,7 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_a_message_is_refused_with_its_size() {
+    fn what_does_not_fit_into_a_message_or_is_not_spoken_is_refused_by_its_service() {
+        let error = encode("app", &"https://a".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, Error::Scheme { .. }), "{error}");
         let mut endpoint: Endpoint = "http://a".parse().unwrap();
         endpoint.metadata.insert("x".into(), "y".repeat(LARGEST));
         let error = encode("app", &endpoint).unwrap_err();

@@ -21,6 +21,14 @@ pub enum Error {
         /// The largest.
         limit: usize,
     },
+    /// An endpoint has a scheme that no client here speaks.
+    #[error("the endpoint of {service:?} has the scheme {scheme:?}, only \"http\" is spoken")]
+    Scheme {
+        /// The service.
+        service: String,
+        /// The scheme.
+        scheme: String,
+    },
     /// The socket could not be opened.
     #[error("gossip could not listen on {listen}")]
     Listen {
@@ -63,6 +71,18 @@ pub enum AnnouncementError {
         /// What is wrong.
         #[source]
         source: EndpointError,
+    },
+    /// Its address has a scheme that no client here speaks.
+    #[error(
+        "node {node} announces {service:?} with the scheme {scheme:?}, only \"http\" is spoken"
+    )]
+    Scheme {
+        /// The node.
+        node: String,
+        /// The service.
+        service: String,
+        /// The scheme.
+        scheme: String,
     },
     /// Two nodes announce the same key with different addresses. The one that started later counts.
     #[error("nodes {older} and {newer} both announce {key}")]

@@ -223,7 +223,7 @@ impl Node {
     /// Announces an endpoint, instead of what was announced for the service before.
     ///
     /// # Errors
-    /// [`Error::TooLarge`]. Nothing changed then.
+    /// [`Error::TooLarge`] and [`Error::Scheme`]. Nothing changed then.
     ///
     /// # Cancel safety
     /// A future that is dropped has announced or has not; calling again is safe.
