@@ -70,6 +70,7 @@
 //! |---|---|---|
 //! | `dns` | no | [discovery](discover) by A, AAAA and SRV records, through `hickory-resolver` |
 //! | `file` | no | discovery by a watched TOML or JSON file |
+//! | `http2` | no | HTTP/2 to the endpoints of an [`Upstream`](upstream::Upstream) |
 //! | `grpc` | no | [health checks](health) by the standard gRPC health service |
 //! | `gossip` | no | discovery by gossip between the nodes, through `chitchat` |
 

@@ -218,6 +218,17 @@ impl<S: Clone, P> Balance<S, P> {
     }
 }
 
+impl<S: Clone, P> Balance<S, P> {
+    pub(crate) fn services(&self) -> Vec<(Endpoint, Arc<State>, S)> {
+        let members = self.shared.members.load();
+        members
+            .all()
+            .iter()
+            .map(|m| (m.endpoint.clone(), m.state.clone(), m.service.clone()))
+            .collect()
+    }
+}
+
 impl<S, P> Balance<S, P> {
     /// How many endpoints are known.
     #[must_use]

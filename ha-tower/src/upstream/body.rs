@@ -3,16 +3,16 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 
+use super::connect::Received;
 use crate::balance::{self, InFlight};
 
 /// The body of a response from an endpoint. The request counts as in flight there until this has ended or was dropped.
 #[derive(Debug)]
-pub struct Body(balance::Body<Incoming>);
+pub struct Body(balance::Body<Received>);
 
 impl Body {
-    pub(super) fn new(inner: Incoming, in_flight: InFlight) -> Self {
+    pub(super) fn new(inner: Received, in_flight: InFlight) -> Self {
         Self(balance::Body::new(inner, in_flight))
     }
 }

@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use ha_core::config::ConfigError;
 
-use super::Upstream;
+#[cfg(feature = "http2")]
+use super::Http2;
+use super::connect::Options;
+use super::{Connections, Upstream};
 use crate::balance::Policy;
 use crate::discover::Source;
 use crate::{breaker, health};
@@ -43,7 +46,7 @@ pub struct Builder {
     pub(super) policy: Policy,
     pub(super) health: Option<health::Check>,
     pub(super) breaker: breaker::Config,
-    pub(super) connect_timeout: Duration,
+    pub(super) options: Options,
     pub(super) attempt_timeout: Duration,
 }
 
@@ -55,7 +58,12 @@ impl Builder {
             policy: Policy::default(),
             health: None,
             breaker: breaker::Config::default(),
-            connect_timeout: Duration::from_millis(250),
+            options: Options {
+                connect_timeout: Duration::from_millis(250),
+                connections: Connections::default(),
+                #[cfg(feature = "http2")]
+                http2: None,
+            },
             attempt_timeout: Duration::from_secs(1),
         }
     }
@@ -84,17 +92,31 @@ impl Builder {
         self
     }
 
-    /// The longest time to open a connection. Default 250 ms: a round trip across a continent, with one lost packet
-    /// not included, because another endpoint is nearer than a resent SYN.
+    /// The longest time to open a connection, resolving a host name and trying each of its addresses included. Default
+    /// 250 ms: a round trip across a continent, with one lost packet not included, because another endpoint is nearer than
+    /// a resent SYN.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
+        self.options.connect_timeout = limit;
         self
     }
 
-    /// The longest time from the pick to the response head, connecting included. Default 1 s. The body may take
-    /// longer.
+    /// The longest time from the pick to the response head, waiting for a connection and opening one included. Default
+    /// 1 s. The body may take longer.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.attempt_timeout = limit;
+        self
+    }
+
+    /// Limits and times of the connections to each endpoint. Default [`Connections::default`].
+    pub fn connections(mut self, connections: Connections) -> Self {
+        self.options.connections = connections;
+        self
+    }
+
+    /// Speaks HTTP/2 to the endpoints. Default: HTTP/1.1.
+    #[cfg(feature = "http2")]
+    pub fn http2(mut self, settings: Http2) -> Self {
+        self.options.http2 = Some(settings);
         self
     }
 
@@ -107,8 +129,13 @@ impl Builder {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::positive("connect_timeout", self.connect_timeout)?;
+        ConfigError::positive("connect_timeout", self.options.connect_timeout)?;
         ConfigError::positive("attempt_timeout", self.attempt_timeout)?;
+        self.options.connections.validate(self.attempt_timeout)?;
+        #[cfg(feature = "http2")]
+        if let Some(http2) = &self.options.http2 {
+            http2.validate()?;
+        }
         self.breaker.validate()?;
         if let Some(health) = &self.health {
             health.validate()?;

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use ha_core::endpoint::EndpointKey;
-use hyper_util::client::legacy;
 use tower::BoxError;
 
+use super::ConnectError;
+use super::connect::Failure;
 use crate::balance;
 
 /// Why a request through an [`Upstream`](super::Upstream) brought no response head.
@@ -24,26 +25,35 @@ pub enum Error {
     Connect {
         /// Where the attempt went.
         endpoint: EndpointKey,
-        /// What the client said.
+        /// What failed on the way.
         #[source]
-        source: legacy::Error,
+        source: ConnectError,
     },
-    /// The pooled connection was closed before any byte of the request was written.
-    #[error("connection to endpoint {endpoint} was closed before the request was sent")]
+    /// All connections to the endpoint are busy and as many requests as may wait for one do so. Nothing was sent.
+    #[error("endpoint {endpoint} has no free connection, and its queue is full")]
+    Full {
+        /// Where the attempt was to go.
+        endpoint: EndpointKey,
+    },
+    /// The request did not reach the application: the connection was closed before any byte of it was written, or the
+    /// endpoint said that it has not looked at it (an HTTP/2 stream that was refused or came after GOAWAY).
+    #[error("endpoint {endpoint} did not take the request")]
     Unsent {
         /// Where the attempt went.
         endpoint: EndpointKey,
         /// What the client said.
         #[source]
-        source: legacy::Error,
+        source: hyper::Error,
     },
-    /// The response head did not come in time. The application may have acted on the request.
+    /// The response head did not come in time. The application may have acted on the request if it was sent.
     #[error("endpoint {endpoint} sent no response head within {limit:?}")]
     Timeout {
         /// Where the attempt went.
         endpoint: EndpointKey,
         /// The attempt timeout.
         limit: Duration,
+        /// Whether the request had been handed to a connection; else all of the time went by waiting for one.
+        sent: bool,
     },
     /// The connection broke or the answer was not HTTP. The application may have acted on the request.
     #[error("exchange with endpoint {endpoint} failed")]
@@ -52,7 +62,7 @@ pub enum Error {
         endpoint: EndpointKey,
         /// What the client said.
         #[source]
-        source: legacy::Error,
+        source: hyper::Error,
     },
     /// The request cannot be sent: its target or version does not fit an endpoint. Nothing was sent.
     #[error("request target cannot be sent to endpoint {endpoint}")]
@@ -95,9 +105,17 @@ impl Error {
             self,
             Self::Unavailable { .. }
                 | Self::Connect { .. }
+                | Self::Full { .. }
                 | Self::Unsent { .. }
                 | Self::Request { .. }
+                | Self::Timeout { sent: false, .. }
         )
+    }
+
+    /// Whether the limits of the connections to the endpoint refused the request.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
     }
 
     /// Whether the response head did not come in time.
@@ -112,6 +130,7 @@ impl Error {
         match self {
             Self::Unavailable { .. } => None,
             Self::Connect { endpoint, .. }
+            | Self::Full { endpoint }
             | Self::Unsent { endpoint, .. }
             | Self::Timeout { endpoint, .. }
             | Self::Exchange { endpoint, .. }
@@ -134,18 +153,13 @@ impl Error {
         }
     }
 
-    pub(super) fn from_client(endpoint: EndpointKey, source: legacy::Error) -> Self {
-        if source.is_connect() {
-            return Self::Connect { endpoint, source };
-        }
-        // hyper says "canceled" only when it hands the whole request back, that is before it wrote any of it.
-        let unsent = std::error::Error::source(&source)
-            .and_then(|inner| inner.downcast_ref::<hyper::Error>())
-            .is_some_and(hyper::Error::is_canceled);
-        if unsent {
-            Self::Unsent { endpoint, source }
-        } else {
-            Self::Exchange { endpoint, source }
+    pub(super) fn from_failure(endpoint: EndpointKey, failure: Failure) -> Self {
+        match failure {
+            Failure::Full => Self::Full { endpoint },
+            Failure::Connect(source) => Self::Connect { endpoint, source },
+            Failure::Unsent(source) => Self::Unsent { endpoint, source },
+            Failure::Broken(source) => Self::Exchange { endpoint, source },
+            Failure::Request(source) => Self::Request { endpoint, source },
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Many endpoints, called as if they were one.
 //!
-//! [`Upstream`] is the assembly that most services want: discovery, active health checks, balancing, a breaker per
-//! endpoint and an HTTP/1.1 client per endpoint, behind one `tower::Service` that is `Clone` and always ready.
+//! [`Upstream`] is the assembly that most services want: discovery, active health checks, balancing, a breaker and
+//! connections per endpoint, behind one `tower::Service` that is `Clone` and always ready.
 //!
 //! ```
 //! use std::time::Duration;
@@ -25,8 +25,8 @@
 //!
 //! # What one call does
 //! It picks an endpoint by the rules of [`balance`](crate::balance), notes it in the request's
-//! [`Tried`](crate::tried::Tried), and makes exactly one attempt: the client never sends a request again by itself,
-//! so that a retry layer outside sees every attempt. The attempt ends with the response head or the attempt timeout;
+//! [`Tried`](crate::tried::Tried), and makes exactly one attempt there: whatever may have reached the application is never
+//! sent again, so that a retry layer outside sees every attempt. The attempt ends with the response head or the attempt timeout;
 //! the body streams on for as long as it takes, and the request counts as in flight until it ends.
 //!
 //! The request's path, query, headers and body pass unchanged; scheme and authority of its URI become the endpoint's, and a `Host`
@@ -34,16 +34,46 @@
 //!
 //! # What counts against an endpoint
 //! A 5xx, a connect error, a broken exchange and a timeout count in its breaker and add to its cost. A 429 counts in
-//! the breaker's ratio only. A 503 with `Retry-After` adds to the cost alone. A pooled connection that was closed before the request was
-//! written counts as nothing; it is [`Error::Unsent`], which may be sent again whatever the method.
+//! the breaker's ratio only. A 503 with `Retry-After` adds to the cost alone. [`Error::Unsent`] and [`Error::Full`] count as nothing, and
+//! may be sent again whatever the method.
+//!
+//! # Connections
+//! Each endpoint has connections of its own, which close when it is removed; requests in flight on them finish. Their number, the
+//! queue for them, their age and idle time are bounded by [`Connections`]. The HTTP/1.1 connection that was used last is
+//! used next, so that what a peak opened goes idle and closes. A request that meets a pooled connection which the endpoint
+//! has closed meanwhile goes to another connection of the same endpoint, when the connection took none of it; that is no attempt of
+//! its own and costs no retry. A host name with several addresses is tried as RFC 8305 has it: IPv6 and IPv4 by turns, the next
+//! one a third of the connect timeout after the one before, or as soon as one has failed.
+//!
+//! With the feature `http2` and [`Builder::http2`] requests share HTTP/2 connections. A stream that the endpoint refused
+//! (`REFUSED_STREAM`) or that came after the last one it promised to answer (`GOAWAY`) is [`Error::Unsent`].
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use ha_tower::discover;
+//! use ha_tower::upstream::{Connections, Upstream};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let upstream = Upstream::builder("catalog")
+//!     .discover(discover::fixed(["http://127.0.0.1:3000"])?)
+//!     .connections(Connections::default().max(64).max_pending(128))
+//!     .build()?;
+//! let catalog = &upstream.endpoints()[0];
+//! assert_eq!((catalog.open_connections, catalog.idle_connections, catalog.pending), (0, 0, 0));
+//! # Ok::<(), tower::BoxError>(())
+//! # })?;
+//! # Ok::<(), tower::BoxError>(())
+//! ```
 //!
 //! # Not promised
-//! One attempt is one attempt: put a [`retry`](crate::retry) layer and a deadline around it. HTTP/2 and TLS to the endpoint are not
-//! spoken yet.
+//! One attempt is one attempt: put a [`retry`](crate::retry) layer and a deadline around it. TLS to the endpoint is not spoken
+//! yet. A request that was written to a connection which the endpoint closed at the same moment may have been read: that is
+//! [`Error::Exchange`], which only an idempotent request survives.
 
 mod attempt;
 mod body;
 mod builder;
+mod connect;
 mod error;
 mod protocol;
 mod service;
@@ -51,6 +81,9 @@ mod snapshot;
 
 pub use body::Body;
 pub use builder::{BuildError, Builder};
+#[cfg(feature = "http2")]
+pub use connect::Http2;
+pub use connect::{ConnectError, Connections};
 pub use error::Error;
 pub use service::{ResponseFuture, Upstream};
 pub use snapshot::EndpointSnapshot;

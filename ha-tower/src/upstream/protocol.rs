@@ -1,7 +1,7 @@
 use http::{Request, Response};
-use hyper::body::Incoming;
 
 use super::attempt::RequestBody;
+use super::connect::Received;
 use super::{Body, Error};
 use crate::balance::{self, InFlight, Protocol, Verdict};
 use crate::tried::Tried;
@@ -10,24 +10,28 @@ use crate::tried::Tried;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UpstreamHttp;
 
-impl Protocol<Request<RequestBody>, Response<Incoming>, Error> for UpstreamHttp {
+impl Protocol<Request<RequestBody>, Response<Received>, Error> for UpstreamHttp {
     type Response = Response<Body>;
 
     fn tried<'a>(&self, request: &'a Request<RequestBody>) -> Option<&'a Tried> {
         request.extensions().get()
     }
 
-    fn classify(&self, result: Result<&Response<Incoming>, &Error>) -> Verdict {
+    fn classify(&self, result: Result<&Response<Received>, &Error>) -> Verdict {
         match result {
             Ok(response) => balance::by_status(response.status(), response.headers()),
-            Err(Error::Timeout { .. }) => Verdict::failure().unanswered(),
+            Err(Error::Timeout { sent: true, .. }) => Verdict::failure().unanswered(),
+            // The limits here say nothing about the endpoint but that it is slow enough for a queue.
+            Err(Error::Timeout { sent: false, .. }) => Verdict::neutral().unanswered(),
             // A keep-alive connection that was closed while idle is everyday life, and a bad request is the caller's.
-            Err(Error::Unsent { .. } | Error::Request { .. }) => Verdict::neutral(),
+            Err(Error::Unsent { .. } | Error::Full { .. } | Error::Request { .. }) => {
+                Verdict::neutral()
+            }
             Err(_) => Verdict::failure(),
         }
     }
 
-    fn finish(&self, response: Response<Incoming>, in_flight: InFlight) -> Response<Body> {
+    fn finish(&self, response: Response<Received>, in_flight: InFlight) -> Response<Body> {
         response.map(|body| Body::new(body, in_flight))
     }
 }

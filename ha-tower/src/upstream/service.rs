@@ -10,6 +10,7 @@ use tower::BoxError;
 use tower_service::Service;
 
 use super::attempt::{Attempt, RequestBody, boxed};
+use super::connect::Options;
 use super::protocol::UpstreamHttp;
 use super::{Body, BuildError, Builder, EndpointSnapshot, Error};
 use crate::balance::{self, Balance};
@@ -74,7 +75,7 @@ impl Upstream {
         let follower = Follower {
             balance: balance.clone(),
             checks,
-            connect: builder.connect_timeout,
+            options: builder.options,
             limit: builder.attempt_timeout,
         };
         Ok(Self {
@@ -96,9 +97,11 @@ impl Upstream {
         let now = clock::now();
         let mut endpoints: Vec<_> = self
             .balance
-            .states()
+            .services()
             .iter()
-            .map(|(endpoint, state)| EndpointSnapshot::new(endpoint, state, now))
+            .map(|(endpoint, state, attempt)| {
+                EndpointSnapshot::new(endpoint, state, attempt.counts(), now)
+            })
             .collect();
         endpoints.sort_by(|a, b| a.key.cmp(&b.key));
         endpoints
@@ -133,7 +136,7 @@ impl Upstream {
 struct Follower {
     balance: Balance<Attempt, UpstreamHttp>,
     checks: Option<Checks>,
-    connect: Duration,
+    options: Options,
     limit: Duration,
 }
 
@@ -144,7 +147,7 @@ impl Follower {
 
     fn apply(&mut self, endpoints: Vec<ha_core::endpoint::Endpoint>) {
         self.balance.update(endpoints, |endpoint| {
-            Attempt::new(endpoint, self.connect, self.limit)
+            Attempt::new(endpoint, &self.options, self.limit)
         });
         if let Some(checks) = &self.checks {
             checks.follow(self.balance.states());

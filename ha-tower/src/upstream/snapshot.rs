@@ -2,6 +2,7 @@ use std::time::Instant;
 
 use ha_core::endpoint::{Endpoint, EndpointKey};
 
+use super::connect::Counts;
 use crate::balance::State;
 
 /// What an [`Upstream`](super::Upstream) knows about one endpoint at one moment.
@@ -26,10 +27,16 @@ pub struct EndpointSnapshot {
     pub latency_ms: f64,
     /// What recent failures add to its cost, decayed to now, in milliseconds.
     pub penalty_ms: f64,
+    /// Connections that are open, busy or idle.
+    pub open_connections: u32,
+    /// Connections that carry no request.
+    pub idle_connections: u32,
+    /// Requests that wait for a connection.
+    pub pending: u32,
 }
 
 impl EndpointSnapshot {
-    pub(super) fn new(endpoint: &Endpoint, state: &State, now: Instant) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, state: &State, counts: Counts, now: Instant) -> Self {
         let millis = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
         Self {
             key: endpoint.key.clone(),
@@ -41,6 +48,9 @@ impl EndpointSnapshot {
             in_flight: state.load.in_flight(),
             latency_ms: millis(state.load.estimate(now)),
             penalty_ms: millis(state.load.penalty(now)),
+            open_connections: counts.open,
+            idle_connections: counts.idle,
+            pending: counts.pending,
         }
     }
 }
