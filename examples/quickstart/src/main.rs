@@ -30,7 +30,9 @@ use fleet::Fleet;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-const USAGE: &str = "usage: quickstart [--port PORT]   (default: $PORT, else 8080)";
+const USAGE: &str = "usage: cargo run -p quickstart -- [--port PORT]
+
+  --port PORT   the edge's port on 127.0.0.1, 0 for any free one [default: $PORT, else 8080]";
 
 /// An app as its authors write it: it knows nothing of the edge, and of sessions only the extractor.
 fn app(name: &'static str, sessions: SessionLayer) -> Router {
@@ -99,22 +101,28 @@ async fn run(listener: TcpListener) -> Result<(), BoxError> {
     Ok(())
 }
 
-fn port() -> Result<u16, String> {
+/// The port; `None` when only help is wanted.
+fn port() -> Result<Option<u16>, String> {
     let mut args = std::env::args().skip(1);
     let value = match (args.next().as_deref(), args.next(), args.next()) {
         (None, ..) => std::env::var("PORT").unwrap_or_else(|_| "8080".to_owned()),
+        (Some("-h" | "--help"), None, None) => return Ok(None),
         (Some("--port"), Some(port), None) => port,
         _ => return Err(USAGE.to_owned()),
     };
-    value
-        .parse()
+    let port = value.parse();
+    port.map(Some)
         .map_err(|_| format!("{value:?} is not a port\n{USAGE}"))
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let port = match port() {
-        Ok(port) => port,
+        Ok(Some(port)) => port,
+        Ok(None) => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         Err(message) => {
             eprintln!("quickstart: {message}");
             return ExitCode::from(2);
