@@ -12,7 +12,11 @@ use ha_testbed::setup::{self, Tool};
 use crate::run::{Failure, Step};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Developer commands of the workspace")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Developer commands of the workspace"
+)]
 struct Args {
     #[command(subcommand)]
     command: Command,

@@ -39,10 +39,12 @@
 //! The same seed draws the same victims and delays.
 
 mod browser;
+mod error;
 mod ledger;
 mod report;
 mod run;
 mod schedule;
+mod strike;
 mod user;
 
 use std::fs::File;

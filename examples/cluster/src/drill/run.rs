@@ -1,17 +1,17 @@
 //! Breaks a running cluster, phase by phase, and watches it heal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use ha_testbed::load::{Load, Run};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::browser::Browser;
+use super::error::Error;
 use super::ledger::Ledger;
 use super::schedule::{Fault, Pace, Phase};
+use super::strike::Hit;
 use super::user::{User, WRITE_PATIENCE};
 use crate::cluster::{self, Cluster};
 
@@ -21,60 +21,14 @@ const USERS: usize = 8;
 /// measured is the fault and not the load.
 const STEPS_PER_SECOND: f64 = 80.0;
 /// How often the state of the cluster is looked at while a phase heals.
-const LOOK: Duration = Duration::from_millis(100);
-/// How long the edges may take to stop sending to an app that says it is not ready.
-const UNREADY_DEADLINE: Duration = Duration::from_secs(6);
-/// An app that has answered nothing for this long, under this load, is out.
-const UNREADY_QUIET: Duration = Duration::from_millis(600);
-
-/// Something that kept a phase from being carried out at all.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// The cluster refused.
-    #[error("cannot {action}")]
-    Cluster {
-        action: String,
-        source: cluster::Error,
-    },
-    /// There is nothing that could be broken.
-    #[error("there is no {0} to break")]
-    Nobody(&'static str),
-    /// A server could not be made to lag.
-    #[error("cannot hold back a replica")]
-    Postgres(#[source] tokio_postgres::Error),
-    /// The primary could not be asked for the truth.
-    #[error("cannot read the notes from the primary")]
-    Truth(#[source] tokio_postgres::Error),
-    /// There was no primary to ask.
-    #[error("there is no primary to read the notes from")]
-    NoPrimary,
-    /// A server did not do what the drill needs.
-    #[error("cannot {action}")]
-    Io {
-        action: &'static str,
-        source: std::io::Error,
-    },
-}
-
-trait Doing<T> {
-    fn doing(self, action: impl FnOnce() -> String) -> Result<T, Error>;
-}
-
-impl<T> Doing<T> for Result<T, cluster::Error> {
-    fn doing(self, action: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|source| Error::Cluster {
-            action: action(),
-            source,
-        })
-    }
-}
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// A drill under way.
 pub(crate) struct Drill<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) pace: Pace,
-    generation: Arc<AtomicU64>,
+    pub(super) generation: Arc<AtomicU64>,
     started: Instant,
 }
 
@@ -145,127 +99,6 @@ impl<'a> Drill<'a> {
         Ok(())
     }
 
-    /// Users with an odd number become somebody new: sessions that are fresh when the fault strikes.
-    async fn newcomers(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        sleep(Duration::from_millis(300)).await;
-    }
-
-    async fn strike(&self, phase: &Phase) -> Result<Hit, Error> {
-        let with = |prefix: &str| -> Vec<String> {
-            self.cluster
-                .names()
-                .into_iter()
-                .filter(|name| name.starts_with(prefix))
-                .collect()
-        };
-        let one = |names: &[String], what| phase.victims(names, 1).pop().ok_or(Error::Nobody(what));
-        let parts = match phase.fault {
-            Fault::AppKilled | Fault::AppWrong => vec![one(&with("app-"), "app")?],
-            Fault::TwoAppsKilled => phase.victims(&with("app-"), 2),
-            Fault::EdgeKilled => vec![one(&with("edge-"), "edge")?],
-            Fault::ReplicaKilled => vec![one(&self.cluster.replicas().await, "replica")?],
-            Fault::PrimaryKilled | Fault::PrimaryFrozen => {
-                vec![
-                    self.cluster
-                        .primary()
-                        .await
-                        .ok_or(Error::Nobody("primary"))?,
-                ]
-            }
-            Fault::RedisMasterKilled => {
-                vec![
-                    self.cluster
-                        .redis_master()
-                        .await
-                        .ok_or(Error::Nobody("Redis master"))?,
-                ]
-            }
-        };
-        let mut hit = Hit {
-            fault: phase.fault,
-            parts,
-            at: Instant::now(),
-            last: Instant::now(),
-        };
-        let names = hit.parts.join(" and ");
-        match phase.fault {
-            Fault::AppWrong => {
-                self.newcomers().await;
-                hit.at = Instant::now();
-                self.say(&format!("  {names} says that it is not ready"));
-                self.unready(&names).await?;
-                self.say(&format!("  {names} answers wrongly"));
-                self.fault(&names, cluster::Fault::Wrong).await?;
-            }
-            Fault::RedisMasterKilled => {
-                let behind: Vec<_> = with("redis-")
-                    .into_iter()
-                    .filter(|name| *name != names)
-                    .collect();
-                self.say(&format!(
-                    "  what {names} writes from now on reaches no replica"
-                ));
-                self.cut_replication(&names, &behind).await?;
-                self.newcomers().await;
-                sleep(Duration::from_millis(400)).await;
-                hit.at = Instant::now();
-                self.say(&format!("  {names} is killed"));
-                self.kill(&names).await?;
-                for name in &behind {
-                    self.start(name).await?;
-                }
-            }
-            Fault::PrimaryFrozen => {
-                self.newcomers().await;
-                hit.at = Instant::now();
-                self.say(&format!("  {names} is frozen"));
-                self.cluster
-                    .stop(&names)
-                    .await
-                    .doing(|| format!("freeze {names}"))?;
-            }
-            _ => {
-                self.newcomers().await;
-                hit.at = Instant::now();
-                let verb = if hit.parts.len() > 1 { "are" } else { "is" };
-                self.say(&format!("  {names} {verb} killed"));
-                for name in &hit.parts {
-                    self.kill(name).await?;
-                }
-            }
-        }
-        hit.last = Instant::now();
-        self.ledger.current(|tally| tally.fault = Some(hit.at));
-        Ok(hit)
-    }
-
-    /// Readiness is about the near future: an app that sees its end coming says so first. From then on it must get no
-    /// more requests; only after that, or when the edges had time enough, do its answers go wrong.
-    async fn unready(&self, app: &str) -> Result<(), Error> {
-        self.fault(app, cluster::Fault::Unready).await?;
-        let told = Instant::now();
-        loop {
-            let now = Instant::now();
-            let last = self
-                .ledger
-                .last_served_by(app)
-                .map_or(told, |last| last.max(told));
-            if now - last >= UNREADY_QUIET {
-                self.say(&format!(
-                    "  {app} gets no requests, {} ms after",
-                    (last - told).as_millis()
-                ));
-                return Ok(());
-            }
-            if now - told >= UNREADY_DEADLINE {
-                self.blame(format!("{app} was still sent requests {UNREADY_DEADLINE:?} after it had said it was not ready"));
-                return Ok(());
-            }
-            sleep(LOOK).await;
-        }
-    }
-
     /// Waits until the users are served as before although nothing was repaired; when that was.
     async fn heal(&self, hit: &Hit) -> Option<Instant> {
         let mut failed_over = None;
@@ -330,8 +163,7 @@ impl<'a> Drill<'a> {
                 _ => self.start(name).await?,
             }
         }
-        let verb = if hit.parts.len() > 1 { "are" } else { "is" };
-        self.say(&format!("  {names} {verb} back"));
+        self.say(&format!("  {names} {} back", hit.verb()));
         let began = Instant::now();
         match self.cluster.healed(self.pace.whole_deadline).await {
             Ok(()) => {
@@ -345,87 +177,7 @@ impl<'a> Drill<'a> {
         Ok(())
     }
 
-    /// Holds back a replica's replay for a moment, again and again: a token must hold a read back as well, or send it
-    /// elsewhere.
-    async fn replay_late(&self, name: &str) -> Result<(), Error> {
-        let conninfo = self
-            .cluster
-            .postgres(name)
-            .ok_or(Error::Nobody("replica"))?;
-        let mut config: tokio_postgres::Config = conninfo.parse().map_err(Error::Postgres)?;
-        // Holding back a replay is not for the app's user.
-        config.user("postgres");
-        let (client, connection) = config
-            .connect(tokio_postgres::NoTls)
-            .await
-            .map_err(Error::Postgres)?;
-        let connection = tokio::spawn(connection);
-        let mut held = Ok(());
-        for _ in 0..4 {
-            held = held.and(client.batch_execute("select pg_wal_replay_pause()").await);
-            sleep(Duration::from_millis(300)).await;
-            held = held.and(client.batch_execute("select pg_wal_replay_resume()").await);
-            sleep(Duration::from_millis(200)).await;
-        }
-        connection.abort();
-        held.map_err(Error::Postgres)
-    }
-
-    /// Makes sure that what the master acknowledges from now on is on no replica: stopped ones cannot come back for it.
-    async fn cut_replication(&self, master: &str, replicas: &[String]) -> Result<(), Error> {
-        for name in replicas {
-            self.cluster
-                .stop(name)
-                .await
-                .doing(|| format!("freeze {name}"))?;
-        }
-        let address = self
-            .cluster
-            .redis(master)
-            .ok_or(Error::Nobody("Redis master"))?;
-        let asked = async {
-            let mut stream = TcpStream::connect(address).await?;
-            stream.write_all(b"CLIENT KILL TYPE replica\r\n").await?;
-            let mut answer = [0; 64];
-            let read = stream.read(&mut answer).await?;
-            if answer[..read].starts_with(b":") {
-                return Ok(());
-            }
-            let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
-            Err(std::io::Error::other(answer))
-        };
-        let late = |_| Err(std::io::ErrorKind::TimedOut.into());
-        let asked = timeout(Duration::from_secs(2), asked)
-            .await
-            .unwrap_or_else(late);
-        asked.map_err(|source| Error::Io {
-            action: "cut Redis' replication",
-            source,
-        })
-    }
-
-    async fn kill(&self, name: &str) -> Result<(), Error> {
-        self.cluster
-            .kill(name)
-            .await
-            .doing(|| format!("kill {name}"))
-    }
-
-    async fn start(&self, name: &str) -> Result<(), Error> {
-        self.cluster
-            .start(name)
-            .await
-            .doing(|| format!("start {name}"))
-    }
-
-    async fn fault(&self, name: &str, fault: cluster::Fault) -> Result<(), Error> {
-        self.cluster
-            .fault(name, fault)
-            .await
-            .doing(|| format!("make {name} misbehave"))
-    }
-
-    fn blame(&self, what: String) {
+    pub(super) fn blame(&self, what: String) {
         self.say(&format!("  BROKEN: {what}"));
         self.ledger.current(|tally| tally.faults.push(what));
     }
@@ -449,14 +201,4 @@ impl<'a> Drill<'a> {
         connection.abort();
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
-}
-
-/// A fault that has struck.
-#[derive(Debug)]
-struct Hit {
-    fault: Fault,
-    parts: Vec<String>,
-    at: Instant,
-    /// When the last blow fell: an app is unready first and wrong later.
-    last: Instant,
 }
