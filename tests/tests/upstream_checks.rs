@@ -295,8 +295,11 @@ async fn an_app_says_by_a_header_that_it_leaves_or_that_its_region_is_sick() {
         // Only the last one needs as many as `fall` says; its fast checks are for that.
         let check = get().fall(3).transition_interval(DRIP);
         let server = Server::start(says(answer)).await;
-        let found = Watched::start(&server.url(), check).next().await;
+        let mut watched = Watched::start(&server.url(), check);
+        let found = watched.next().await;
         assert_eq!(found, (state, reason.to_owned()), "{answer}");
+        let endpoint = watched.upstream.endpoints().remove(0);
+        assert_eq!((endpoint.health, endpoint.available), (state, false));
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct State {
     changes: Arc<Changes>,
 }
 
-const AVAILABLE: u8 = 0b100;
+const AVAILABLE: u8 = 0b1000;
 
 impl State {
     pub(super) fn new(
@@ -66,6 +66,8 @@ impl State {
         match self.health.load(Ordering::Relaxed) & !AVAILABLE {
             1 => health::State::Passing,
             2 => health::State::Failing,
+            3 => health::State::Draining,
+            4 => health::State::RegionSick,
             _ => health::State::Unchecked,
         }
     }
@@ -74,6 +76,8 @@ impl State {
         let code = match state {
             health::State::Passing => 1,
             health::State::Failing => 2,
+            health::State::Draining => 3,
+            health::State::RegionSick => 4,
             _ => 0,
         };
         let available = if available { AVAILABLE } else { 0 };

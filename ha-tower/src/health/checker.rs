@@ -213,7 +213,8 @@ impl Checker {
             settings: &self.settings,
         };
         // A response to traffic may have said it since the last check.
-        if subject.state.health() == State::Draining {
+        let drains = State::Draining;
+        if subject.state.health() == drains && subject.health.state() != drains {
             teller.observe(subject, Finding::Draining, || Reason::SaidToTraffic);
         }
         let finding = *answer.as_ref().unwrap_or(&Finding::Fail);

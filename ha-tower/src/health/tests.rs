@@ -418,6 +418,26 @@ async fn an_endpoint_that_says_it_leaves_is_left_after_one_check_and_a_failing_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_said_to_traffic_that_it_leaves_comes_back_after_rise_and_not_after_one_pass() {
+    let fleet = Fleet::new(["a"], &[], |check| check.rise(3));
+    sleep(SECOND).await;
+    let state = fleet.state("a");
+    state.set_health(State::Draining, false);
+    sleep(5 * SECOND).await;
+    assert_eq!(fleet.health("a"), State::Draining, "one pass, at 5 s");
+    sleep(2 * SECOND).await;
+    assert_eq!(fleet.health("a"), State::Passing);
+    assert_eq!(fleet.times("a"), [0.0, 5.0, 6.0, 7.0]);
+    assert_eq!(
+        fleet.told()[1..],
+        [
+            "fleet a Passing>Draining false: SaidToTraffic",
+            "fleet a Draining>Passing true: Passed",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn bad_settings_are_refused_by_name_and_value() {
     fn message<P: Probe>(check: Check<P>) -> String {
         Check::from(check).validate().unwrap_err().to_string()
