@@ -35,7 +35,7 @@ pub enum StartError {
         log: String,
     },
     /// The file system is full.
-    #[error("{part}: no space left under {}; free some, or set TMPDIR to another file system\n{log}", dir.display())]
+    #[error("{part}: no space left under {}; free some, name another directory, or set TMPDIR to another file system\n{log}", dir.display())]
     DiskFull {
         /// The part that was started.
         part: String,
@@ -56,8 +56,12 @@ pub enum StartError {
         /// The end of its log.
         log: String,
     },
-    /// The awaited state did not come in time: a busy machine needs fewer beds at once, or more time.
-    #[error("{part}{}: not {what} within {after:?}; last seen: {last}\n{log}", at(*port))]
+    /// The awaited state did not come in time.
+    #[error(
+        "{part}{}: not {what} within {after:?}; last seen: {last}; when the machine is busy, run fewer beds at once or \
+         allow more time, else its log says what is missing\n{log}",
+        at(*port)
+    )]
     Deadline {
         /// The part that was waited for.
         part: String,

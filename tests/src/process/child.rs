@@ -483,7 +483,8 @@ async fn blocking<T: Send + 'static>(
 
 fn classify(part: &str, status: String, log: String, dir: &Path, port: Option<u16>) -> StartError {
     let (part, dir) = (part.to_owned(), dir.to_owned());
-    if log.contains("No space left on device") {
+    // The last words of a program whose log lies on the full file system are lost.
+    if log.contains("No space left on device") || is_full(&dir) {
         return StartError::DiskFull { part, dir, log };
     }
     let taken = log.contains("Address already in use") || log.contains("address already in use");
@@ -496,6 +497,11 @@ fn classify(part: &str, status: String, log: String, dir: &Path, port: Option<u1
             log,
         },
     }
+}
+
+/// Whether the file system of `dir` has no room for a block.
+fn is_full(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|stat| stat.f_bavail == 0)
 }
 
 fn describe(status: ExitStatus) -> String {
