@@ -1,26 +1,62 @@
 //! What the beds of all kinds of servers have in common.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     StartError,
+    process::Bed,
     setup::{self, Tool},
 };
 
-/// The choices every bed's builder offers: a setting, in `$file`, and a directory.
+/// What every bed's builder lets choose.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Choices {
+    pub(crate) settings: Vec<(String, String)>,
+    pub(crate) dir: Option<PathBuf>,
+}
+
+/// The choices every bed's builder offers in its field `choices`, and its `start`.
 macro_rules! builder_choices {
-    ($file:literal) => {
+    ($file:literal, start: $start:literal, errors: $errors:literal) => {
         #[doc = concat!("A setting of `", $file, "`, on all nodes; wins over the bed's own.")]
         #[must_use]
         pub fn setting(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-            self.settings.push((key.into(), value.into()));
+            self.choices.settings.push((key.into(), value.into()));
             self
         }
 
         /// Keeps the state in `dir`, which stays afterwards; see [`Bed::at`](crate::process::Bed::at).
         #[must_use]
         pub fn dir(mut self, dir: impl Into<std::path::PathBuf>) -> Self {
-            self.dir = Some(dir.into());
+            self.choices.dir = Some(dir.into());
+            self
+        }
+
+        #[doc = $start]
+        ///
+        /// # Errors
+        ///
+        #[doc = concat!($errors, "; the message holds the end of its log.")]
+        ///
+        /// # Cancel safety
+        ///
+        /// What has been started ends when the future is dropped.
+        pub async fn start(self) -> Result<Cluster, StartError> {
+            crate::ports::elsewhere(async || self.start_once().await).await
+        }
+    };
+}
+
+/// The choice of how many replicas there are, for a builder with that field.
+macro_rules! builder_replicas {
+    ($doc:literal) => {
+        #[doc = $doc]
+        #[must_use]
+        pub fn replicas(mut self, replicas: usize) -> Self {
+            self.replicas = replicas;
             self
         }
     };
@@ -83,7 +119,7 @@ macro_rules! node_controls {
     };
 }
 
-pub(crate) use {builder_choices, node_controls};
+pub(crate) use {builder_choices, builder_replicas, node_controls};
 
 /// The node with this number.
 pub(crate) fn member<T>(nodes: &[T], index: usize) -> Result<&T, StartError> {
@@ -92,6 +128,18 @@ pub(crate) fn member<T>(nodes: &[T], index: usize) -> Result<&T, StartError> {
         index,
         count: nodes.len(),
     })
+}
+
+/// Writes a configuration file that its server may change.
+pub(crate) fn write_configuration(
+    bed: &Bed,
+    part: &str,
+    file: &Path,
+    text: &str,
+) -> Result<(), StartError> {
+    fs::write(file, text).map_err(bed.failed(part, "write the configuration"))?;
+    bed.give(file)
+        .map_err(bed.failed(part, "hand the configuration over"))
 }
 
 /// Where `tool` is.

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     StartError,
-    parts::{builder_choices, postgres_programs},
-    ports::{Reservation, elsewhere},
+    parts::{Choices, builder_choices, builder_replicas, postgres_programs},
+    ports::Reservation,
     process::{Bed, Spec, run},
 };
 
@@ -27,8 +27,7 @@ impl Postgres {
         Builder {
             replicas: 0,
             synchronous: false,
-            settings: Vec::new(),
-            dir: None,
+            choices: Choices::default(),
         }
     }
 }
@@ -38,17 +37,11 @@ impl Postgres {
 pub struct Builder {
     replicas: usize,
     synchronous: bool,
-    settings: Vec<(String, String)>,
-    dir: Option<PathBuf>,
+    choices: Choices,
 }
 
 impl Builder {
-    /// How many replicas stream from the primary. Default: none.
-    #[must_use]
-    pub fn replicas(mut self, replicas: usize) -> Self {
-        self.replicas = replicas;
-        self
-    }
+    builder_replicas!("How many replicas stream from the primary. Default: none.");
 
     /// Whether a commit waits until any one replica has it on disk (`synchronous_standby_names = 'ANY 1 (*)'`).
     /// Default: no.
@@ -58,24 +51,15 @@ impl Builder {
         self
     }
 
-    builder_choices!("postgresql.conf");
-
-    /// Starts the nodes and returns when every replica streams.
-    ///
-    /// # Errors
-    ///
-    /// When PostgreSQL is not installed or does not start; the message holds the end of its log.
-    ///
-    /// # Cancel safety
-    ///
-    /// What has been started ends when the future is dropped.
-    pub async fn start(self) -> Result<Cluster, StartError> {
-        elsewhere(async || self.start_once().await).await
-    }
+    builder_choices!(
+        "postgresql.conf",
+        start: "Starts the nodes and returns when every replica streams.",
+        errors: "When PostgreSQL is not installed or does not start"
+    );
 
     async fn start_once(&self) -> Result<Cluster, StartError> {
         let bin = postgres_programs("PostgreSQL")?;
-        let bed = Bed::choose(self.dir.as_deref())?;
+        let bed = Bed::choose(self.choices.dir.as_deref())?;
         let ports = Reservation::take(self.replicas + 1)
             .map_err(StartError::io("PostgreSQL", "reserve ports"))?;
         let start = Start {
@@ -107,7 +91,7 @@ impl Builder {
             ("wal_retrieve_retry_interval", "100ms"),
         ];
         let own = own.iter().chain(&SETTINGS).copied();
-        let asked = self.settings.iter();
+        let asked = self.choices.settings.iter();
         let mut text = "\n# The test bed's own.\n".to_owned();
         for (key, value) in own.chain(asked.map(|(key, value)| (key.as_str(), value.as_str()))) {
             text.push_str(&format!("{key} = '{}'\n", value.replace('\'', "''")));
@@ -170,7 +154,7 @@ impl Start<'_> {
         self.initdb(&primary).await?;
         let conf = primary.data.join("postgresql.conf");
         append(self.bed, &primary.name, &conf, &builder.configuration())?;
-        if !(builder.settings.is_empty() || replicas.is_empty()) {
+        if !(builder.choices.settings.is_empty() || replicas.is_empty()) {
             self.settle(&primary).await?;
         }
         let copies = replicas.iter().map(|replica| {
