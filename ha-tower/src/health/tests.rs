@@ -355,6 +355,19 @@ async fn what_was_asked_at_the_old_address_does_not_count_and_the_new_one_is_ask
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_check_that_was_given_up_is_no_failure() {
+    let fleet = Fleet::new(["a"], &[], |check| check.fall(1));
+    sleep(SECOND).await;
+    fleet.world.set("a", Hangs);
+    // The next is due at 5 s, and hangs.
+    sleep(5 * SECOND).await;
+    fleet.world.set("a", PASSES);
+    fleet.update([at("a", "http://127.0.0.1:2")]);
+    sleep(SECOND).await;
+    assert_eq!(fleet.told(), ["fleet a Unchecked>Passing true: Passed"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_weight_interrupts_nothing() {
     let fleet = Fleet::new(["a"], &[("a", Hangs)], |check| check);
     sleep(SECOND).await;
