@@ -4,35 +4,16 @@
 //! without one has to; `service` is a whole layer over a service that does nothing.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
 use std::hint::black_box;
-use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use ha_benches::{Noop, at_once};
 use ha_core::breaker::{Breaker, Config, Outcome};
 use ha_tower::balance::Any;
 use ha_tower::breaker::BreakerLayer;
 use tower::{Layer, Service};
-
-#[derive(Debug, Clone, Copy)]
-struct Noop;
-
-impl Service<()> for Noop {
-    type Response = ();
-    type Error = Infallible;
-    type Future = Ready<Result<(), Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, (): ()) -> Self::Future {
-        ready(Ok(()))
-    }
-}
 
 fn once<S: Service<()>>(service: &mut S)
 where
@@ -40,11 +21,7 @@ where
 {
     let mut context = Context::from_waker(Waker::noop());
     assert!(service.poll_ready(&mut context).is_ready());
-    let mut future = pin!(service.call(()));
-    match future.as_mut().poll(&mut context) {
-        Poll::Ready(result) => drop(result.unwrap()),
-        Poll::Pending => panic!("nothing here waits"),
-    }
+    drop(at_once(service.call(())).unwrap());
 }
 
 fn breaker(criterion: &mut Criterion) {

@@ -1,4 +1,4 @@
-//! What finding the endpoint of a key costs, beside bare ketama (pingora's) and `hashring`.
+//! What finding the endpoint of a key costs, beside bare ketama (pingora's) and `hashring`; `peers` adds pingora's whole `select`.
 //!
 //! Case names are `<what>_<endpoints>`. Each lookup starts from the bytes of another key (16 of them, 65,536 keys in turn), so the
 //! hash of the key is in every figure, ours and theirs; `key` is that hash alone. All rings have 160 points per
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
+use ha_benches::hash_keys;
 use ha_core::endpoint::{EndpointKey, Weight};
 use ha_core::hash::{
     Attempt, Bound, Candidates, Count, Maglev, MaglevConfig, Rendezvous, Ring, RingConfig, hash_key,
@@ -19,17 +20,11 @@ use ha_core::hash::{
 use hashring::HashRing;
 use pingora_ketama::{Bucket, Continuum};
 
-const SIZES: [u32; 4] = [10, 100, 1_000, 10_000];
+const SIZES: [u32; 5] = [2, 10, 100, 1_000, 10_000];
 const POINTS: u32 = 160;
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 type Key = [u8; 16];
-
-fn keys() -> Vec<Key> {
-    (0..65_536)
-        .map(|i| format!("session{i:09}").into_bytes().try_into().unwrap())
-        .collect()
-}
 
 fn addresses(n: u32) -> Vec<SocketAddr> {
     (0..n)
@@ -119,7 +114,7 @@ fn hash(criterion: &mut Criterion) {
     group.warm_up_time(Duration::from_millis(500));
     group.measurement_time(Duration::from_secs(1));
     group.sample_size(30);
-    let keys = keys();
+    let keys = hash_keys();
     lookups(&mut group, "key", "ours", &keys, |key| hash_key(key));
     for n in SIZES {
         let endpoints = endpoints(n);

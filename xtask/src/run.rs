@@ -67,7 +67,7 @@ impl Step {
         self
     }
 
-    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
+    pub(crate) fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(key, value);
         self
     }
