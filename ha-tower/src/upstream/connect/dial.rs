@@ -239,6 +239,48 @@ mod tests {
         assert!(raced.unwrap().is_ok());
     }
 
+    #[tokio::test]
+    async fn a_connection_has_the_options_that_were_asked_for() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address: Address = url.parse().unwrap();
+        let (silence, unacknowledged) = (Duration::from_secs(7), Duration::from_millis(1234));
+        let asked = Connections::default()
+            .tcp_keepalive(Some(silence))
+            .tcp_user_timeout(Some(unacknowledged));
+        let plain = Connections::default()
+            .tcp_keepalive(None)
+            .tcp_user_timeout(None);
+        for (settings, keepalive) in [(asked, true), (plain, false)] {
+            let dialer = Dialer::new(&address, Duration::from_secs(30), &settings);
+            let tcp = dialer.connect().await.unwrap();
+            let socket = SockRef::from(&tcp);
+            assert!(socket.tcp_nodelay().unwrap());
+            assert_eq!(socket.keepalive().unwrap(), keepalive);
+            if keepalive {
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), silence);
+            }
+            #[cfg(target_os = "linux")]
+            assert_eq!(
+                socket.tcp_user_timeout().unwrap(),
+                keepalive.then_some(unacknowledged)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_told_apart_from_one_that_refuses() {
+        // No label is that long, which the system knows without asking anybody.
+        let name = "x".repeat(64);
+        let address: Address = format!("http://{name}:1").parse().unwrap();
+        let dialer = Dialer::new(&address, Duration::from_secs(30), &Connections::default());
+        let failed = dialer.connect().await.unwrap_err();
+        assert!(
+            matches!(&failed, ConnectError::Resolve { host, .. } if **host == name),
+            "{failed:?}"
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn when_all_fail_the_first_failure_is_told() {
         let failed = race(addresses(&["[::1]:2", "1.1.1.1:2"]), STAGGER, pretend).await;
