@@ -244,6 +244,16 @@ impl PeakEwma {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// As [`start`](Self::start), unless `cap` requests are in flight already. Looking and taking are one step.
+    #[must_use = "without a place the request must not be sent"]
+    pub fn try_start(&self, cap: u32) -> bool {
+        self.in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < cap).then_some(n + 1)
+            })
+            .is_ok()
+    }
+
     /// One fewer. Call it once for each [`start`](Self::start).
     pub fn finish(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);

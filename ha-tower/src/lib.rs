@@ -82,6 +82,7 @@ pub mod breaker;
 pub mod discover;
 pub mod drain;
 pub mod health;
+pub mod outlier;
 pub mod problem;
 pub mod proxy;
 pub mod retry;

@@ -8,7 +8,10 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use ha_core::endpoint::{Endpoint, Weight};
-use ha_tower::balance::{Balance, P2c, Policy, RoundRobin};
+use ha_core::hash::hash_key;
+use ha_tower::balance::{
+    Any, Balance, HashKey, Keyed, Maglev, P2c, Policy, Random, Rendezvous, RingHash, RoundRobin,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::Service;
 
@@ -32,7 +35,9 @@ impl Service<()> for Noop {
     }
 }
 
-fn calls(balance: &Balance<Noop>, n: usize) {
+type Protocol = Keyed<Any, fn(&()) -> Option<u64>>;
+
+fn calls(balance: &Balance<Noop, Protocol>, n: usize) {
     for _ in 0..n {
         let mut clone = balance.clone();
         let call = pin!(clone.call(()));
@@ -49,13 +54,22 @@ fn picking_and_calling_allocates_nothing() {
         Policy::from(RoundRobin),
         P2c::peak_ewma().into(),
         P2c::least_request().into(),
+        Random.into(),
+        RingHash::new(HashKey::from_protocol()).into(),
+        Maglev::new(HashKey::from_protocol()).into(),
+        Rendezvous::new(HashKey::from_protocol()).into(),
+        RingHash::new(HashKey::from_protocol()).unbounded().into(),
     ] {
         for n in [1u32, 2, 10, 1_000] {
             let endpoints = (0..n).map(|i| {
                 let endpoint: Endpoint = format!("http://host{i}").parse().unwrap();
                 (endpoint.with_weight(Weight::new(i % 3 + 1).unwrap()), Noop)
             });
-            let balance = Balance::builder(endpoints).policy(policy).build().unwrap();
+            let balance = Balance::builder(endpoints)
+                .policy(policy.clone())
+                .protocol(Protocol::new(Any, |()| Some(hash_key(b"user"))))
+                .build()
+                .unwrap();
             // Thread-locals are made by the first call.
             calls(&balance, 10);
             let region = Region::new(GLOBAL);

@@ -382,6 +382,13 @@ impl Breaker {
         }
     }
 
+    /// How long it stays open. None when it is not, or when only a person will close it.
+    #[must_use]
+    pub fn open_for(&self, now: Instant) -> Option<Duration> {
+        let refused = refuse(self.gate.load(Ordering::Acquire), self.at(now));
+        refused.err().and_then(|rejected| rejected.retry_in)
+    }
+
     /// What it has counted.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {

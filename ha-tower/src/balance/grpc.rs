@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 
-use super::{InFlight, Protocol, Verdict, by_status};
+use super::{HashKey, InFlight, Protocol, Verdict, by_status};
+use crate::health;
 use crate::tried::Tried;
 
 /// gRPC over any HTTP/2 client, a `tonic` channel for one.
@@ -35,19 +36,15 @@ impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Grpc {
         request.extensions().get()
     }
 
+    fn hash(&self, request: &Request<B>, key: &HashKey) -> Option<u64> {
+        key.hash(request)
+    }
+
     fn classify(&self, result: Result<&Response<C>, &E>) -> Verdict {
         let Ok(response) = result else {
             return Verdict::failure();
         };
-        if !response.status().is_success() {
-            by_status(response.status(), response.headers())
-        } else if let Some(verdict) = by_trailers(response.headers()) {
-            verdict
-        } else if response.body().is_end_stream() {
-            Verdict::failure()
-        } else {
-            Verdict::success().provisional()
-        }
+        by_head(response).draining(health::is_draining(response.headers()))
     }
 
     fn finish(&self, response: Response<C>, in_flight: InFlight) -> Self::Response {
@@ -64,6 +61,18 @@ impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Grpc {
 }
 
 const STATUS: &str = "grpc-status";
+
+fn by_head<C: http_body::Body>(response: &Response<C>) -> Verdict {
+    if !response.status().is_success() {
+        by_status(response.status(), response.headers())
+    } else if let Some(verdict) = by_trailers(response.headers()) {
+        verdict
+    } else if response.body().is_end_stream() {
+        Verdict::failure()
+    } else {
+        Verdict::success().provisional()
+    }
+}
 
 /// None when there is no status.
 fn by_trailers(headers: &HeaderMap) -> Option<Verdict> {

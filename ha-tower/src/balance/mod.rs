@@ -52,25 +52,38 @@
 //! # Ok::<(), tower::BoxError>(())
 //! ```
 
+mod builder;
+mod changes;
 mod error;
+mod event;
+mod fleet;
 mod flight;
 mod future;
 mod grpc;
+mod key;
 mod members;
+mod outlier;
+mod pick;
 mod policy;
 mod protocol;
 mod service;
+mod state;
 
 #[cfg(test)]
 mod tests;
 
+pub use builder::Builder;
 pub use error::Error;
+pub use event::Event;
 pub use flight::InFlight;
 pub use future::ResponseFuture;
 pub use grpc::{Grpc, GrpcBody};
-pub use policy::{P2c, Policy, RoundRobin};
+pub use key::{HashKey, Head, Keyed};
+pub use policy::{Maglev, P2c, Policy, Random, Rendezvous, RingHash, RoundRobin};
 pub use protocol::{Any, Body, Http, Protocol, Verdict};
-pub use service::{Balance, Builder};
+pub use service::Balance;
 
-pub(crate) use flight::State;
+pub(crate) use builder::Settings;
+pub(crate) use event::Listener;
 pub(crate) use protocol::by_status;
+pub(crate) use state::State;

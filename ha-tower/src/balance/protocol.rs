@@ -3,11 +3,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use ha_core::breaker::Outcome;
+use ha_core::outlier;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
-use super::InFlight;
+use super::{HashKey, InFlight};
+use crate::health;
 use crate::tried::Tried;
 
 /// What a balancer needs to know about requests and responses.
@@ -17,6 +19,13 @@ pub trait Protocol<Request, Response, Error> {
 
     /// The endpoints that this request has tried, if it says so.
     fn tried<'a>(&self, request: &'a Request) -> Option<&'a Tried>;
+
+    /// The hash of the key by which this request goes to its endpoint, if it has one. Asked only under a policy that hashes; the
+    /// policy's `key` says what to look for. Default none.
+    fn hash(&self, request: &Request, key: &HashKey) -> Option<u64> {
+        let _ = (request, key);
+        None
+    }
 
     /// How the end of an attempt counts.
     fn classify(&self, result: Result<&Response, &Error>) -> Verdict;
@@ -32,6 +41,8 @@ pub struct Verdict {
     pub(super) retry_after: Option<Duration>,
     pub(super) unanswered: bool,
     pub(super) pushed_back: bool,
+    pub(super) unconnected: bool,
+    pub(super) draining: bool,
     pub(super) provisional: bool,
 }
 
@@ -42,6 +53,8 @@ impl Verdict {
             retry_after: None,
             unanswered: false,
             pushed_back: false,
+            unconnected: false,
+            draining: false,
             provisional: false,
         }
     }
@@ -56,6 +69,14 @@ impl Verdict {
     #[must_use]
     pub const fn failure() -> Self {
         Self::of(Some(Outcome::Failure))
+    }
+
+    /// No connection to the endpoint could be made: a failure, of which outlier ejection wants to see fewer in a row.
+    #[must_use]
+    pub const fn connect_failure() -> Self {
+        let mut verdict = Self::failure();
+        verdict.unconnected = true;
+        verdict
     }
 
     /// The endpoint is alive and asks for less.
@@ -85,6 +106,23 @@ impl Verdict {
     pub const fn retry_after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
         self
+    }
+
+    /// The endpoint said that it is leaving: it gets no new request until its active checks pass again, or for 30 s where there are none.
+    #[must_use]
+    pub const fn draining(mut self, draining: bool) -> Self {
+        self.draining = draining;
+        self
+    }
+
+    /// How it counts for outlier ejection. What was pushed back or cancelled says nothing.
+    pub(super) fn counts(&self) -> Option<outlier::Outcome> {
+        match self.outcome.filter(|_| !self.provisional)? {
+            Outcome::Success => Some(outlier::Outcome::Success),
+            Outcome::Failure if self.unconnected => Some(outlier::Outcome::ConnectFailure),
+            Outcome::Failure => Some(outlier::Outcome::Failure),
+            _ => None,
+        }
     }
 
     /// No answer came in the time that was spent: the endpoint is at least that slow.
@@ -126,7 +164,7 @@ impl<Req, Res, E> Protocol<Req, Res, E> for Any {
     }
 }
 
-/// HTTP: 5xx and errors are failures, 429 is overload, `Retry-After` is heeded, a 503 with `Retry-After` is push-back (an
+/// HTTP: 5xx and errors are failures, an endpoint that says [`health::DRAINING`] is left at once, 429 is overload, `Retry-After` is heeded, a 503 with `Retry-After` is push-back (an
 /// app that cannot write because its database has no primary still serves reads, and a breaker would end those too), [`Tried`] is looked for in the
 /// extensions, and a request is in flight until its response body has ended.
 #[derive(Debug, Clone, Copy, Default)]
@@ -137,6 +175,10 @@ impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Http {
 
     fn tried<'a>(&self, request: &'a Request<B>) -> Option<&'a Tried> {
         request.extensions().get()
+    }
+
+    fn hash(&self, request: &Request<B>, key: &HashKey) -> Option<u64> {
+        key.hash(request)
     }
 
     fn classify(&self, result: Result<&Response<C>, &E>) -> Verdict {
@@ -151,7 +193,12 @@ impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Http {
     }
 }
 
+/// How the head of a response counts.
 pub(crate) fn by_status(status: StatusCode, headers: &HeaderMap) -> Verdict {
+    by_code(status, headers).draining(health::is_draining(headers))
+}
+
+fn by_code(status: StatusCode, headers: &HeaderMap) -> Verdict {
     if status == StatusCode::TOO_MANY_REQUESTS {
         Verdict::overloaded().retry_after(retry_after(headers))
     } else if let (StatusCode::SERVICE_UNAVAILABLE, Some(wait)) = (status, retry_after(headers)) {

@@ -1,35 +1,46 @@
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use ha_core::breaker::{self, Breaker};
+use ha_core::breaker;
 use ha_core::config::ConfigError;
-use ha_core::endpoint::{Endpoint, EndpointKey};
-use ha_core::load::{self, PeakEwma};
+use ha_core::endpoint::{Endpoint, EndpointKey, Weight};
+use ha_core::load::PeakEwma;
+use ha_core::subset::Subset;
+use ha_core::{slow_start, spread};
 use tower::BoxError;
 use tower_service::Service;
 
-use super::flight::{Changes, State};
+use super::changes::{Changes, lock};
+use super::fleet::{Ask, Fleet, Lanes};
 use super::future::ResponseFuture;
 use super::members::{Member, Members, Shared};
-use super::{Any, Error, P2c, Policy, Protocol};
+use super::{Any, Error, Event, Policy, Protocol, State, outlier};
 use crate::clock;
 
 /// One service over many endpoints. See the [module](super).
 #[derive(Debug)]
 pub struct Balance<S, P = Any> {
-    shared: Arc<Shared<S>>,
-    protocol: P,
+    pub(super) shared: Arc<Shared<S>>,
+    pub(super) protocol: P,
 }
 
-/// What changing the set needs and the pick does not.
+/// What changing the set needs and the pick, mostly, does not.
 #[derive(Debug)]
 pub(super) struct Control {
-    breaker: breaker::Config,
+    pub(super) measures: bool,
+    pub(super) counts_picks: bool,
+    pub(super) policy: Policy,
+    pub(super) spread: spread::Config,
+    pub(super) subset: Option<Subset>,
+    pub(super) breaker: breaker::Config,
+    pub(super) slow_start: Option<slow_start::Config>,
     // All loads are siblings of this one.
-    load: PeakEwma,
-    available_at_first: bool,
-    updating: Mutex<()>,
+    pub(super) load: PeakEwma,
+    pub(super) available_at_first: bool,
+    pub(super) lanes: Mutex<Lanes>,
+    pub(super) updating: Mutex<()>,
 }
 
 impl<S, P: Clone> Clone for Balance<S, P> {
@@ -41,126 +52,89 @@ impl<S, P: Clone> Clone for Balance<S, P> {
     }
 }
 
-impl<S> Balance<S> {
-    /// Settings of a balancer over these endpoints. The list may be empty.
-    pub fn builder(endpoints: impl IntoIterator<Item = (Endpoint, S)>) -> Builder<S> {
-        Builder {
-            endpoints: endpoints.into_iter().collect(),
-            policy: Policy::default(),
-            breaker: breaker::Config::default(),
-            load: load::Config::default(),
-            available_at_first: true,
-            measures_latency: false,
-            protocol: Any,
-        }
-    }
-}
+type Known<'a, S> = HashMap<&'a EndpointKey, &'a Member<S>>;
 
-/// Settings of a [`Balance`].
-#[derive(Debug)]
-#[must_use = "nothing happens before build()"]
-pub struct Builder<S, P = Any> {
-    endpoints: Vec<(Endpoint, S)>,
-    policy: Policy,
-    breaker: breaker::Config,
-    load: load::Config,
-    available_at_first: bool,
-    measures_latency: bool,
-    protocol: P,
-}
-
-impl<S, P> Builder<S, P> {
-    /// How one is picked. Default [`P2c::peak_ewma`](super::P2c::peak_ewma).
-    pub fn policy(mut self, policy: impl Into<Policy>) -> Self {
-        self.policy = policy.into();
-        self
-    }
-
-    /// The breaker of each endpoint. Default [`breaker::Config::default`].
-    pub fn breaker(mut self, config: breaker::Config) -> Self {
-        self.breaker = config;
-        self
-    }
-
-    /// The load estimate of each endpoint. Default [`load::Config::default`].
-    pub fn load(mut self, config: load::Config) -> Self {
-        self.load = config;
-        self
-    }
-
-    /// How requests and responses are read. Default [`Any`].
-    pub fn protocol<Q>(self, protocol: Q) -> Builder<S, Q> {
-        Builder {
-            endpoints: self.endpoints,
-            policy: self.policy,
-            breaker: self.breaker,
-            load: self.load,
-            available_at_first: self.available_at_first,
-            measures_latency: self.measures_latency,
-            protocol,
-        }
-    }
-
-    pub(crate) fn available_at_first(mut self, available: bool) -> Self {
-        self.available_at_first = available;
-        self
-    }
-
-    /// Measures latency also when the policy does not look at it.
-    pub(crate) fn measure_latency(mut self) -> Self {
-        self.measures_latency = true;
-        self
-    }
-
-    /// Makes the balancer.
-    ///
-    /// # Errors
-    /// [`ConfigError`] when a setting makes no sense.
-    pub fn build(self) -> Result<Balance<S, P>, ConfigError> {
-        self.breaker.validate()?;
-        let changes = Arc::new(Changes::default());
-        let measures = self.measures_latency || Policy::from(P2c::peak_ewma()) == self.policy;
-        let control = Control {
-            breaker: self.breaker,
-            load: PeakEwma::new(self.load, clock::now())?,
-            available_at_first: self.available_at_first,
-            updating: Mutex::new(()),
-        };
-        let mut members = HashMap::new();
-        for (endpoint, service) in self.endpoints {
-            let state = control.state(endpoint.key.clone(), &changes)?;
-            members.insert(
-                endpoint.key.clone(),
-                Member {
+impl Control {
+    /// The set of these endpoints. `service` gives that of the `i`-th.
+    pub(super) fn members<S>(
+        &self,
+        known: &Known<'_, S>,
+        endpoints: Vec<Endpoint>,
+        changes: &Arc<Changes>,
+        mut service: impl FnMut(usize, &Endpoint) -> Option<S>,
+    ) -> Result<Members<S>, ConfigError> {
+        let chosen = self.chosen(&endpoints)?;
+        let mut list = Vec::with_capacity(chosen.len());
+        for (i, endpoint) in endpoints.into_iter().enumerate() {
+            if !chosen.contains(&i) {
+                continue;
+            }
+            let state = match known.get(&endpoint.key) {
+                Some(member) => member.state.clone(),
+                None => self.state(&endpoint.key, changes, known.is_empty())?,
+            };
+            if let Some(service) = service(i, &endpoint) {
+                list.push(Member {
                     endpoint,
                     state,
                     service,
-                },
-            );
+                });
+            }
         }
-        let members = Members::new(members.into_values().collect());
-        Ok(Balance {
-            shared: Arc::new(Shared::new(
-                members,
-                self.policy,
-                measures,
-                control,
-                changes,
-            )),
-            protocol: self.protocol,
-        })
+        let fleet = self.fleet(&list)?;
+        Ok(Members { list, fleet })
     }
-}
 
-impl Control {
-    fn state(&self, key: EndpointKey, changes: &Arc<Changes>) -> Result<Arc<State>, ConfigError> {
-        Ok(Arc::new(State::new(
-            key,
-            Breaker::new(self.breaker.clone(), clock::now())?,
+    fn fleet<S>(&self, list: &[Member<S>]) -> Result<Fleet, ConfigError> {
+        let pairs: Vec<_> = list.iter().map(|m| (&m.endpoint, &m.state)).collect();
+        let mut lanes = lock(&self.lanes);
+        Fleet::new(&self.policy, &self.spread, &mut lanes, &pairs, clock::now())
+    }
+
+    /// The positions of the endpoints to use.
+    fn chosen(&self, endpoints: &[Endpoint]) -> Result<HashSet<usize>, ConfigError> {
+        let mut keys = HashSet::with_capacity(endpoints.len());
+        if let Some(twice) = endpoints.iter().find(|e| !keys.insert(&e.key)) {
+            return Err(ConfigError::new(
+                "endpoint.key",
+                &twice.key,
+                "must be there only once",
+            ));
+        }
+        let Some(subset) = &self.subset else {
+            return Ok((0..endpoints.len()).collect());
+        };
+        let (used, unused): (Vec<_>, Vec<_>) =
+            (0..endpoints.len()).partition(|i| endpoints[*i].weight > Weight::ZERO);
+        let selected = subset.select(used.iter().map(|i| &endpoints[*i].key));
+        Ok(selected
+            .into_iter()
+            .map(|i| used[i])
+            .chain(unused)
+            .collect())
+    }
+
+    fn state(
+        &self,
+        key: &EndpointKey,
+        changes: &Arc<Changes>,
+        at_first: bool,
+    ) -> Result<Arc<State>, ConfigError> {
+        let (breaker, ramp) = self.breaker_and_ramp()?;
+        let state = State::new(
+            key.clone(),
+            breaker,
             self.load.sibling(),
             self.available_at_first,
+            changes.ejector().map(outlier::Ejector::counters),
+            ramp,
             changes.clone(),
-        )))
+        );
+        // When all are new, nobody is spared by it.
+        if !at_first {
+            state.begin_new(clock::now());
+        }
+        Ok(Arc::new(state))
     }
 }
 
@@ -168,64 +142,62 @@ impl<S: Clone, P> Balance<S, P> {
     /// Replaces the set of endpoints. `service` is called for those that are new or have moved to another address; the
     /// others keep their service, and every key that was known keeps its state. Requests in flight finish.
     ///
-    /// When a key comes twice, the last one counts.
+    /// # Errors
+    /// `endpoint.key` when a key is there twice, and `maglev.table_size` when a Maglev table is too small for so many. Nothing has
+    /// changed then.
     pub fn update(
         &self,
         endpoints: impl IntoIterator<Item = Endpoint>,
         mut service: impl FnMut(&Endpoint) -> S,
-    ) {
-        let _one_at_a_time = self
-            .shared
-            .control
-            .updating
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let old = self.shared.members.load_full();
-        let old: HashMap<_, _> = old.all().iter().map(|m| (&m.endpoint.key, m)).collect();
-        let mut new = HashMap::new();
-        for endpoint in endpoints {
-            let known = old.get(&endpoint.key);
-            let state = match known {
-                Some(member) => member.state.clone(),
-                // The settings were validated by `build`.
-                None => match self
-                    .shared
-                    .control
-                    .state(endpoint.key.clone(), &self.shared.changes)
-                {
-                    Ok(state) => state,
-                    Err(_) => continue,
-                },
-            };
-            let service = match known {
-                Some(member) if member.endpoint.address == endpoint.address => {
-                    member.service.clone()
-                }
-                _ => service(&endpoint),
-            };
-            new.insert(
-                endpoint.key.clone(),
-                Member {
-                    endpoint,
-                    state,
-                    service,
-                },
-            );
+    ) -> Result<(), ConfigError> {
+        let shared = &*self.shared;
+        let _one_at_a_time = lock(&shared.control.updating);
+        let old = shared.members.load_full();
+        let known: Known<'_, S> = old.list.iter().map(|m| (&m.endpoint.key, m)).collect();
+        let endpoints = endpoints.into_iter().collect();
+        let members =
+            shared
+                .control
+                .members(&known, endpoints, &shared.changes, |_, endpoint| {
+                    let same = known
+                        .get(&endpoint.key)
+                        .filter(|m| m.endpoint.address == endpoint.address);
+                    Some(same.map_or_else(|| service(endpoint), |m| m.service.clone()))
+                })?;
+        shared.changes.watch(members.list.iter().map(|m| &m.state));
+        let event = updated(&old, &members);
+        let region = &shared.control.spread.local.region;
+        let lost = !region.is_empty() && !members.fleet.local_region_is_known();
+        shared.members.store(Arc::new(members));
+        shared.changes.mark();
+        shared.changes.tell(|| event);
+        if lost {
+            shared.changes.tell(|| Event::LocalRegionUnknown {
+                region: region.clone(),
+            });
         }
-        let members = Members::new(new.into_values().collect());
-        self.shared.members.store(Arc::new(members));
-        self.shared.changes.mark();
+        Ok(())
     }
 }
 
-impl<S: Clone, P> Balance<S, P> {
-    pub(crate) fn services(&self) -> Vec<(Endpoint, Arc<State>, S)> {
-        let members = self.shared.members.load();
+fn updated<S>(old: &Members<S>, new: &Members<S>) -> Event {
+    let keys = |members: &Members<S>| -> HashSet<EndpointKey> {
         members
-            .all()
+            .list
             .iter()
-            .map(|m| (m.endpoint.clone(), m.state.clone(), m.service.clone()))
+            .map(|m| m.endpoint.key.clone())
             .collect()
+    };
+    let (before, after) = (keys(old), keys(new));
+    let sorted = |a: &HashSet<EndpointKey>, b: &HashSet<EndpointKey>| {
+        let mut keys: Vec<_> = a.difference(b).cloned().collect();
+        keys.sort();
+        keys
+    };
+    Event::Updated {
+        added: sorted(&after, &before),
+        removed: sorted(&before, &after),
+        total: after.len(),
     }
 }
 
@@ -233,7 +205,7 @@ impl<S, P> Balance<S, P> {
     /// How many endpoints are known.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shared.members.load().all().len()
+        self.shared.members.load().list.len()
     }
 
     /// Whether no endpoint is known.
@@ -242,7 +214,7 @@ impl<S, P> Balance<S, P> {
         self.len() == 0
     }
 
-    /// Whether breakers are ignored now because fewer than half of the endpoints have a closed one.
+    /// Whether breakers and ejections are ignored somewhere now, because too few endpoints are left by what requests say.
     #[must_use]
     pub fn is_panicking(&self) -> bool {
         self.shared.is_panicking()
@@ -252,24 +224,42 @@ impl<S, P> Balance<S, P> {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         let members = self.shared.members.load();
-        members
-            .all()
-            .iter()
-            .map(|m| u64::from(m.state.load.in_flight()))
-            .sum()
+        let each = members.list.iter();
+        each.map(|m| u64::from(m.state.load.in_flight())).sum()
+    }
+
+    /// Runs outlier ejection, for as long as a clone of this balancer lives; without
+    /// [`outlier`](super::Builder::outlier) it ends at once. Spawn it once, on a runtime with timers. An
+    /// [`Upstream`](crate::upstream::Upstream) does so by itself.
+    ///
+    /// It sleeps until the next change: the end of an interval or of an ejection, or a run of failures that is complete.
+    ///
+    /// # Cancel safety
+    /// Dropping it stops the ejector; those that are ejected stay so. Another call goes on.
+    pub fn drive(&self) -> impl Future<Output = ()> + Send + use<S, P> {
+        outlier::drive(self.shared.changes.clone())
     }
 
     pub(crate) fn states(&self) -> Vec<(Endpoint, Arc<State>)> {
         let members = self.shared.members.load();
-        members
-            .all()
-            .iter()
-            .map(|m| (m.endpoint.clone(), m.state.clone()))
+        let each = members.list.iter();
+        each.map(|m| (m.endpoint.clone(), m.state.clone()))
             .collect()
     }
 
     pub(crate) fn changes(&self) -> &Arc<Changes> {
         &self.shared.changes
+    }
+}
+
+impl<S: Clone, P> Balance<S, P> {
+    pub(crate) fn services(&self) -> Vec<(Endpoint, Arc<State>, S)> {
+        let members = self.shared.members.load();
+        members
+            .list
+            .iter()
+            .map(|m| (m.endpoint.clone(), m.state.clone(), m.service.clone()))
+            .collect()
     }
 }
 
@@ -291,8 +281,15 @@ where
     fn call(&mut self, request: R) -> ResponseFuture<S, R, P> {
         let members = self.shared.members.load();
         let tried = self.protocol.tried(&request);
-        let Some((member, flight)) = self.shared.pick(&members, tried, fastrand::u64(..)) else {
-            return ResponseFuture::unavailable(self.protocol.clone(), members.all().len());
+        let key = self.shared.control.policy.key();
+        let ask = Ask {
+            // An empty list of tried endpoints needs no second look.
+            tried: tried.filter(|tried| !tried.is_empty()),
+            hash: key.and_then(|key| self.protocol.hash(&request, key)),
+            random: fastrand::u64(..),
+        };
+        let Some((member, flight)) = self.shared.pick(&members, ask) else {
+            return ResponseFuture::unavailable(self.protocol.clone(), members.list.len());
         };
         if let Some(tried) = tried {
             tried.record(member.state.key.clone());

@@ -136,7 +136,7 @@ impl Fleet {
     }
 
     fn update(&self, endpoints: impl IntoIterator<Item = Endpoint>) {
-        self.balance.update(endpoints, |_| ());
+        self.balance.update(endpoints, |_| ()).unwrap();
         self.checks.follow(self.balance.states());
     }
 

@@ -1,14 +1,16 @@
 use std::time::Duration;
 
 use ha_core::config::ConfigError;
+use ha_core::subset::Subset;
+use ha_core::{slow_start, spread};
 
 #[cfg(feature = "http2")]
 use super::Http2;
 use super::connect::Options;
 use super::{Connections, Upstream};
-use crate::balance::Policy;
+use crate::balance::{Event, Listener, Policy, Settings};
 use crate::discover::Source;
-use crate::{breaker, health};
+use crate::{breaker, health, outlier};
 
 /// Why an [`Upstream`] could not be built.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,9 +45,8 @@ pub enum BuildError {
 pub struct Builder {
     pub(super) name: String,
     pub(super) source: Option<Source>,
-    pub(super) policy: Policy,
+    pub(super) balancing: Settings,
     pub(super) health: Option<health::Check>,
-    pub(super) breaker: breaker::Config,
     pub(super) options: Options,
     pub(super) attempt_timeout: Duration,
 }
@@ -55,9 +56,8 @@ impl Builder {
         Self {
             name,
             source: None,
-            policy: Policy::default(),
+            balancing: Settings::default(),
             health: None,
-            breaker: breaker::Config::default(),
             options: Options {
                 connect_timeout: Duration::from_millis(250),
                 connections: Connections::default(),
@@ -76,7 +76,7 @@ impl Builder {
 
     /// How one is picked. Default [`P2c::peak_ewma`](crate::balance::P2c::peak_ewma).
     pub fn balance(mut self, policy: impl Into<Policy>) -> Self {
-        self.policy = policy.into();
+        self.balancing.policy = policy.into();
         self
     }
 
@@ -88,7 +88,41 @@ impl Builder {
 
     /// The breaker of each endpoint. Default [`breaker::Config::default`].
     pub fn breaker(mut self, config: breaker::Config) -> Self {
-        self.breaker = config;
+        self.balancing.breaker = config;
+        self
+    }
+
+    /// Ejects endpoints by what requests say of them, compared with the others. Default off: then only breakers and active
+    /// checks take an endpoint out.
+    pub fn outlier(mut self, config: outlier::Config) -> Self {
+        self.balancing.outlier = Some(config);
+        self
+    }
+
+    /// How an endpoint that is new or back takes its share little by little; `None` gives it all at once. Default
+    /// [`slow_start::Config::default`]: 30 s for a new one, 5 s for one that is back.
+    pub fn slow_start(mut self, config: impl Into<Option<slow_start::Config>>) -> Self {
+        self.balancing.slow_start = config.into();
+        self
+    }
+
+    /// How traffic spreads over priorities, regions and zones, and where the caller stands. Default
+    /// [`spread::Config::default`]: the caller stands nowhere.
+    pub fn spread(mut self, config: spread::Config) -> Self {
+        self.balancing.spread = config;
+        self
+    }
+
+    /// Uses only a part of a large fleet, chosen by the identity of this client; the rest is neither called nor checked. Default all.
+    pub fn subset(mut self, subset: Subset) -> Self {
+        self.balancing.subset = Some(subset);
+        self
+    }
+
+    /// Calls this for each [`Event`] of the balancer: ejections, breakers, health, sets and panic. There may be several listeners. They
+    /// are called where it happens, which may be on the way of a request: hand over what takes time.
+    pub fn on_event(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.balancing.listeners.push(Listener::new(listener));
         self
     }
 
@@ -136,7 +170,7 @@ impl Builder {
         if let Some(http2) = &self.options.http2 {
             http2.validate()?;
         }
-        self.breaker.validate()?;
+        self.balancing.validate()?;
         if let Some(health) = &self.health {
             health.validate()?;
         }

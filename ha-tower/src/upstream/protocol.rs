@@ -3,7 +3,7 @@ use http::{Request, Response};
 use super::attempt::RequestBody;
 use super::connect::Received;
 use super::{Body, Error};
-use crate::balance::{self, InFlight, Protocol, Verdict};
+use crate::balance::{self, HashKey, InFlight, Protocol, Verdict};
 use crate::tried::Tried;
 
 /// HTTP as [`balance::Http`] reads it, with what the errors of an attempt tell.
@@ -17,6 +17,10 @@ impl Protocol<Request<RequestBody>, Response<Received>, Error> for UpstreamHttp 
         request.extensions().get()
     }
 
+    fn hash(&self, request: &Request<RequestBody>, key: &HashKey) -> Option<u64> {
+        key.hash(request)
+    }
+
     fn classify(&self, result: Result<&Response<Received>, &Error>) -> Verdict {
         match result {
             Ok(response) => balance::by_status(response.status(), response.headers()),
@@ -27,6 +31,7 @@ impl Protocol<Request<RequestBody>, Response<Received>, Error> for UpstreamHttp 
             Err(Error::Unsent { .. } | Error::Full { .. } | Error::Request { .. }) => {
                 Verdict::neutral()
             }
+            Err(Error::Connect { .. }) => Verdict::connect_failure(),
             Err(_) => Verdict::failure(),
         }
     }

@@ -13,7 +13,7 @@ use super::attempt::{Attempt, RequestBody, boxed};
 use super::connect::Options;
 use super::protocol::UpstreamHttp;
 use super::{Body, BuildError, Builder, EndpointSnapshot, Error};
-use crate::balance::{self, Balance};
+use crate::balance::{self, Balance, Settings};
 use crate::clock;
 use crate::discover::Source;
 use crate::health::Checks;
@@ -28,7 +28,14 @@ pub struct Upstream {
     name: Arc<str>,
     balance: Balance<Attempt, UpstreamHttp>,
     // Only held.
-    _discovery: Arc<Owned>,
+    _background: Arc<Background>,
+}
+
+/// Ends with the last clone.
+#[derive(Debug)]
+struct Background {
+    _ejector: Owned,
+    _discovery: Owned,
 }
 
 impl Upstream {
@@ -53,11 +60,15 @@ impl Upstream {
             .health
             .as_ref()
             .is_some_and(|check| !check.starts_available());
+        let name: Arc<str> = builder.name.clone().into();
+        let settings = Settings {
+            name: name.clone(),
+            available_at_first: !first_pass,
+            observes: true,
+            ..builder.balancing
+        };
         let balance = Balance::builder([])
-            .policy(builder.policy)
-            .breaker(builder.breaker.clone())
-            .available_at_first(!first_pass)
-            .measure_latency()
+            .settings(settings)
             .protocol(UpstreamHttp)
             .build()
             .map_err(refused)?;
@@ -66,7 +77,6 @@ impl Upstream {
                 upstream: upstream(),
             });
         };
-        let name: Arc<str> = builder.name.clone().into();
         let checks = builder
             .health
             .map(|check| Checks::start(check, name.clone()))
@@ -77,10 +87,15 @@ impl Upstream {
             checks,
             options: builder.options,
             limit: builder.attempt_timeout,
+            name: name.clone(),
+        };
+        let background = Background {
+            _ejector: Owned::spawn(balance.drive()),
+            _discovery: follower.run(source),
         };
         Ok(Self {
             balance,
-            _discovery: Arc::new(follower.run(source, name.clone())),
+            _background: Arc::new(background),
             name,
         })
     }
@@ -138,17 +153,26 @@ struct Follower {
     checks: Option<Checks>,
     options: Options,
     limit: Duration,
+    name: Arc<str>,
 }
 
 impl Follower {
-    fn run(mut self, source: Source, upstream: Arc<str>) -> Owned {
-        source.follow(upstream, move |endpoints| self.apply(endpoints))
+    fn run(mut self, source: Source) -> Owned {
+        source.follow(self.name.clone(), move |endpoints| self.apply(endpoints))
     }
 
     fn apply(&mut self, endpoints: Vec<ha_core::endpoint::Endpoint>) {
-        self.balance.update(endpoints, |endpoint| {
+        let updated = self.balance.update(endpoints, |endpoint| {
             Attempt::new(endpoint, &self.options, self.limit)
         });
+        if let Err(error) = updated {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(
+                upstream = &*self.name,
+                error,
+                "set of endpoints refused, the last one stays"
+            );
+        }
         if let Some(checks) = &self.checks {
             checks.follow(self.balance.states());
         }

@@ -14,6 +14,8 @@ use tower::{BoxError, Service, ServiceExt as _};
 use super::*;
 use crate::tried::Tried;
 
+mod rules;
+
 /// Polling a future once, with a waker that does nothing.
 mod tokio_test_shim {
     use std::future::Future;
@@ -78,8 +80,10 @@ impl Service<Request<()>> for Fake {
 }
 
 fn balance(fakes: &[Fake], policy: impl Into<Policy>) -> Balance<Fake, Http> {
+    // Shares are counted here; how they grow is another test's.
     Balance::builder(fakes.iter().map(Fake::with_endpoint))
         .policy(policy)
+        .slow_start(None)
         .protocol(Http)
         .build()
         .unwrap()
@@ -186,7 +190,7 @@ async fn what_fails_its_check_gets_nothing_although_it_answers() {
         P2c::peak_ewma().into(),
         P2c::least_request().into(),
     ] {
-        let balance = balance(&fakes, policy);
+        let balance = balance(&fakes, policy.clone());
         set_health(&balance, "b", false);
         assert_eq!(tally(&balance, 100, GAP).await["a"], 100, "{policy:?}");
         set_health(&balance, "b", true);
@@ -205,7 +209,7 @@ async fn nothing_available_is_an_error_at_once_and_never_pending() {
     };
     assert!(error.is_unavailable());
     assert_eq!(error.to_string(), "no available endpoint (1 known)");
-    balance.update([], |_| unreachable!());
+    balance.update([], |_| unreachable!()).unwrap();
     let error = balance
         .oneshot(Request::new(()))
         .await
@@ -269,7 +273,7 @@ async fn with_most_breakers_open_all_that_pass_their_check_are_tried_again() {
 async fn tried_endpoints_are_avoided_while_another_is_available() {
     let fakes = [Fake::new("a", 1), Fake::new("b", 1), Fake::new("c", 1)];
     for policy in [Policy::from(RoundRobin), P2c::peak_ewma().into()] {
-        let balance = balance(&fakes, policy);
+        let balance = balance(&fakes, policy.clone());
         for _ in 0..50 {
             let tried = Tried::new();
             for attempt in 1..=3 {
@@ -392,9 +396,11 @@ async fn state_survives_a_new_discovery_and_a_new_weight() {
     set_health(&balance, "b", false);
     tally(&balance, 4, GAP).await;
     let heavy = endpoint("b").with_weight(Weight::new(9).unwrap());
-    balance.update([endpoint("a"), heavy], |_| {
-        unreachable!("no address has changed")
-    });
+    balance
+        .update([endpoint("a"), heavy], |_| {
+            unreachable!("no address has changed")
+        })
+        .unwrap();
     let (_, state) = balance
         .states()
         .into_iter()
@@ -414,7 +420,7 @@ async fn a_removed_endpoint_finishes_what_is_in_flight_and_gets_no_more() {
     for call in &mut calls {
         assert!(poll_once(call).is_pending());
     }
-    balance.update([endpoint("a")], |_| unreachable!());
+    balance.update([endpoint("a")], |_| unreachable!()).unwrap();
     let mut names = Vec::new();
     for call in calls {
         names.push(name_of(call.await.unwrap()).await);
@@ -428,17 +434,21 @@ async fn a_removed_endpoint_finishes_what_is_in_flight_and_gets_no_more() {
 async fn weight_zero_gets_nothing_and_does_no_harm() {
     let fakes = [Fake::new("a", 1), Fake::new("b", 1)];
     for policy in [Policy::from(RoundRobin), P2c::peak_ewma().into()] {
-        let balance = balance(&fakes, policy);
-        balance.update(
-            [endpoint("a"), endpoint("b").with_weight(Weight::ZERO)],
-            |_| unreachable!(),
-        );
+        let balance = balance(&fakes, policy.clone());
+        balance
+            .update(
+                [endpoint("a"), endpoint("b").with_weight(Weight::ZERO)],
+                |_| unreachable!(),
+            )
+            .unwrap();
         assert_eq!(balance.len(), 2);
         assert_eq!(tally(&balance, 20, GAP).await["a"], 20);
-        balance.update(
-            [endpoint("b").with_weight(Weight::ZERO)],
-            |_| unreachable!(),
-        );
+        balance
+            .update(
+                [endpoint("b").with_weight(Weight::ZERO)],
+                |_| unreachable!(),
+            )
+            .unwrap();
         assert_eq!(tally(&balance, 1, GAP).await["error"], 1);
     }
 }
