@@ -12,8 +12,8 @@
 //! 1. **A request that can safely be sent again is sent again, elsewhere; any other is never sent twice.** What is safe
 //!    is decided by the method, by proof that nothing was sent, or by a key that the server honours ([`retry`]).
 //! 2. **Retries stay within their budget**, exactly and whatever fails ([`Budget`](ha_core::budget::Budget)).
-//! 3. **What is broken gets no traffic**: active checks ([`health`]), a breaker per endpoint ([`breaker`]), and a balancer that
-//!    sees latency and failures ([`balance`]).
+//! 3. **What is broken gets no traffic**: active checks ([`health`]), a breaker per endpoint ([`breaker`]), ejection of what fails more than
+//!    the others ([`outlier`]), and a balancer that sees latency and failures ([`balance`]).
 //! 4. **Every wait has an end**: a deadline over all attempts ([`timeout`]), one per attempt, one per connection.
 //! 5. **Bodies stream**, both ways; memory per request is bounded by what is kept for replay (64 KiB) and what is held (32 KiB).
 //! 6. **Leaving loses nothing that can finish in time**, and says what it cut ([`drain`]).
@@ -68,6 +68,7 @@
 //!
 //! | feature | default | brings |
 //! |---|---|---|
+//! | `metrics` | no | counters and gauges of what changes in a balancer, through the `metrics` facade |
 //! | `dns` | no | [discovery](discover) by A, AAAA and SRV records, through `hickory-resolver` |
 //! | `file` | no | discovery by a watched TOML or JSON file |
 //! | `http2` | no | HTTP/2 to the endpoints of an [`Upstream`](upstream::Upstream) |

@@ -91,6 +91,8 @@ pub(super) struct Listeners {
 impl Listeners {
     pub(super) fn tell(&self, event: &Event) {
         self.log(event);
+        #[cfg(feature = "metrics")]
+        super::metrics::record(&self.upstream, event);
         for listener in &self.all {
             (listener.0)(event);
         }

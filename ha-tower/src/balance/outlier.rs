@@ -1,6 +1,5 @@
 use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
@@ -153,15 +152,13 @@ impl Watched {
 }
 
 /// Sweeps until the balancer is gone: wakes once per interval, per ejection that ends and per run of failures.
-pub(super) fn drive(changes: Arc<Changes>) -> impl Future<Output = ()> + Send + use<> {
-    async move {
-        let Some(ejector) = changes.ejector() else {
-            return;
-        };
-        while !ejector.over.load(Ordering::Acquire) {
-            let next = ejector.sweep(|event| changes.tell(|| event));
-            let next = tokio::time::Instant::from_std(next);
-            let _ = tokio::time::timeout_at(next, ejector.sweep_now.notified()).await;
-        }
+pub(super) async fn drive(changes: Arc<Changes>) {
+    let Some(ejector) = changes.ejector() else {
+        return;
+    };
+    while !ejector.over.load(Ordering::Acquire) {
+        let next = ejector.sweep(|event| changes.tell(|| event));
+        let next = tokio::time::Instant::from_std(next);
+        let _ = tokio::time::timeout_at(next, ejector.sweep_now.notified()).await;
     }
 }

@@ -6,13 +6,14 @@
 //! ```
 //! use std::time::Duration;
 //! use ha_tower::upstream::Upstream;
-//! use ha_tower::{balance, breaker, discover, health};
+//! use ha_tower::{balance, breaker, discover, health, outlier};
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 //! let upstream = Upstream::builder("catalog")
 //!     .discover(discover::fixed(["http://127.0.0.1:3000", "http://127.0.0.1:3001"])?)
 //!     .balance(balance::P2c::peak_ewma())
 //!     .health(health::Http::get("/readyz"))
+//!     .outlier(outlier::Config::default())
 //!     .breaker(breaker::Config::default())
 //!     .connect_timeout(Duration::from_millis(250))
 //!     .attempt_timeout(Duration::from_secs(1))
