@@ -21,7 +21,7 @@ static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn main() -> std::io::Result<()> {
     let mut rows = Rows::default();
     for n in SIZES {
-        for (name, policy) in ours::policies() {
+        for (name, policy) in ours::policies(n) {
             let (balance, bytes) = held(|| ours::seasoned(n, policy, Noop));
             let allocations = allocations_per_call(|| ours::call_clone(&balance));
             rows.add(name, n, ours::NAME, allocations, bytes);
