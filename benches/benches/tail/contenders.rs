@@ -106,7 +106,7 @@ fn installed(name: &str) -> Option<PathBuf> {
 impl Contender {
     pub(crate) async fn start(&self, backends: &[SocketAddr]) -> io::Result<Running> {
         match &self.kind {
-            Kind::Ours(policy) => ours(*policy, backends),
+            Kind::Ours(policy) => ours(policy.clone(), backends),
             Kind::Haproxy { program, balance } => {
                 peer("haproxy", program, |port, _| {
                     haproxy(port, balance, backends)
