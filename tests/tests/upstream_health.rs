@@ -30,7 +30,10 @@ async fn start<const N: usize>(names: [&'static str; N]) -> [App; N] {
 
 fn over<'a>(apps: impl IntoIterator<Item = &'a App>) -> upstream::Builder {
     let urls = apps.into_iter().map(App::url);
-    Upstream::builder("apps").discover(discover::fixed(urls).unwrap())
+    Upstream::builder("apps")
+        .discover(discover::fixed(urls).unwrap())
+        // These tests count whole shares.
+        .slow_start(None)
 }
 
 fn fast_checks() -> Check<Http> {

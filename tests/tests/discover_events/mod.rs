@@ -41,6 +41,8 @@ pub(crate) fn upstream(source: impl Into<Source>) -> Upstream {
     Upstream::builder("apps")
         .discover(source)
         .balance(RoundRobin)
+        // These tests count whole shares.
+        .slow_start(None)
         .build()
         .unwrap()
 }
