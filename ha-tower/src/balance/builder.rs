@@ -198,6 +198,9 @@ impl<S, P> Builder<S, P> {
             services.get_mut(i).and_then(Option::take)
         })?;
         changes.watch(members.list.iter().map(|member| &member.state));
+        if let Some(event) = control.unknown_region(&members) {
+            changes.tell(|| event);
+        }
         Ok(Balance {
             shared: Arc::new(Shared::new(members, control, changes)),
             protocol: self.protocol,

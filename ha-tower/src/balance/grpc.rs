@@ -398,4 +398,38 @@ mod tests {
         }
         assert!(!state.breaker.is_closed());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_whose_streams_all_end_badly_is_ejected_and_one_whose_head_says_ok_alone_is_not()
+     {
+        let bad = body(&[Piece::Message, Piece::Trailers(&[("grpc-status", "14")])]);
+        let good = body(&[Piece::Message, Piece::Trailers(&[("grpc-status", "0")])]);
+        for (answer, ejected) in [(bad, true), (good, false)] {
+            let mut config = breaker::Config::default();
+            config.consecutive_failures = u32::MAX;
+            let service = service_fn(move |_: Request<()>| ready(Ok(answer.response())));
+            let endpoints = ["a", "b"].map(|key| {
+                let endpoint: Endpoint = "http://127.0.0.1:1".parse().unwrap();
+                (endpoint.with_key(key), Fake::new(service))
+            });
+            let balance = Balance::builder(endpoints)
+                .policy(crate::balance::RoundRobin)
+                .breaker(config)
+                .outlier(ha_core::outlier::Config::default())
+                .protocol(Grpc)
+                .build()
+                .unwrap();
+            let _driver = crate::task::Owned::spawn(balance.drive());
+            for _ in 0..10 {
+                let answer = balance.clone().oneshot(Request::new(())).await.unwrap();
+                assert!(answer.into_body().collect().await.is_ok());
+                tokio::task::yield_now().await;
+            }
+            let states = balance.states();
+            let any = states
+                .iter()
+                .any(|(_, state)| state.ejected_until().is_some());
+            assert_eq!(any, ejected);
+        }
+    }
 }

@@ -88,7 +88,18 @@ impl Control {
     fn fleet<S>(&self, list: &[Member<S>]) -> Result<Fleet, ConfigError> {
         let pairs: Vec<_> = list.iter().map(|m| (&m.endpoint, &m.state)).collect();
         let mut lanes = lock(&self.lanes);
+        // Of groups that are gone, with all their requests.
+        lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         Fleet::new(&self.policy, &self.spread, &mut lanes, &pairs, clock::now())
+    }
+
+    /// What is to be told when nobody stands in the region that the caller named as its own.
+    pub(super) fn unknown_region<S>(&self, members: &Members<S>) -> Option<Event> {
+        let region = &self.spread.local.region;
+        let known = region.is_empty() || members.fleet.local_region_is_known();
+        (!known && !members.list.is_empty()).then(|| Event::LocalRegionUnknown {
+            region: region.clone(),
+        })
     }
 
     /// The positions of the endpoints to use.
@@ -166,15 +177,12 @@ impl<S: Clone, P> Balance<S, P> {
                 })?;
         shared.changes.watch(members.list.iter().map(|m| &m.state));
         let event = updated(&old, &members);
-        let region = &shared.control.spread.local.region;
-        let lost = !region.is_empty() && !members.fleet.local_region_is_known();
+        let unknown = shared.control.unknown_region(&members);
         shared.members.store(Arc::new(members));
         shared.changes.mark();
         shared.changes.tell(|| event);
-        if lost {
-            shared.changes.tell(|| Event::LocalRegionUnknown {
-                region: region.clone(),
-            });
+        if let Some(event) = unknown {
+            shared.changes.tell(|| event);
         }
         Ok(())
     }

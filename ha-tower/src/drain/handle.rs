@@ -152,8 +152,8 @@ impl Drain {
         self.shared.in_flight.load(Ordering::Acquire)
     }
 
-    /// A layer that counts requests until the end of their response bodies, and closes HTTP/1 connections after the
-    /// next response while draining.
+    /// A layer that counts requests until the end of their response bodies. While draining it says so in every response,
+    /// `x-ha-draining: true`, by which a balancer of this crate leaves at once, and closes HTTP/1 connections after the next one.
     #[must_use]
     pub fn layer(&self) -> DrainLayer {
         DrainLayer::new(self.clone())

@@ -11,8 +11,10 @@ use tower_service::Service;
 
 use super::body::CountedBody;
 use super::handle::{Drain, InFlight};
+use crate::health::DRAINING;
 
-/// Counts requests in flight and asks HTTP/1 clients to reconnect elsewhere while draining. Made by [`Drain::layer`].
+/// Counts requests in flight. While draining it says so in every response ([`health::DRAINING`](crate::health::DRAINING)), and asks
+/// HTTP/1 clients to reconnect elsewhere. Made by [`Drain::layer`].
 ///
 /// A request that passes two layers of the same drain counts once.
 #[derive(Clone, Debug)]
@@ -69,7 +71,8 @@ where
         let http1 = request.version() <= Version::HTTP_11;
         ResponseFuture {
             guard: (!again).then(|| self.drain.enter()),
-            drain: http1.then(|| self.drain.clone()),
+            drain: self.drain.clone(),
+            http1,
             response: self.inner.call(request),
         }
     }
@@ -81,7 +84,8 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         response: F,
-        drain: Option<Drain>,
+        drain: Drain,
+        http1: bool,
         guard: Option<InFlight>,
     }
 }
@@ -100,11 +104,13 @@ where
         let mut response = result?;
         // While not ready, connections still come in: only what stays would hold the drain up. A switch of protocols
         // needs the field for itself.
-        let draining = this.drain.as_ref().is_some_and(Drain::has_started);
-        if draining && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+        if this.drain.has_started() {
+            let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let headers = response.headers_mut();
+            headers.insert(DRAINING, HeaderValue::from_static("true"));
+            if *this.http1 && !switching {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
         }
         Poll::Ready(Ok(response.map(|body| CountedBody::new(body, guard))))
     }

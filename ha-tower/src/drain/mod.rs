@@ -23,6 +23,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! From the start every response also says [`x-ha-draining: true`](crate::health::DRAINING): balancers of this crate leave at
+//! once and do not wait for the next check.
+//!
 //! With `axum::serve`, which has no deadline of its own, [`Drain::enforce`] adds it:
 //!
 //! ```no_run

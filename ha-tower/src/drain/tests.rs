@@ -106,7 +106,7 @@ async fn two_layers_of_one_drain_count_once_and_layers_of_two_count_in_both() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn http_1_connections_are_closed_once_the_drain_has_started() {
+async fn every_response_says_that_a_drain_has_started_and_http_1_connections_are_closed() {
     let mut switching = whole();
     *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let (v1, v2) = (Version::HTTP_11, Version::HTTP_2);
@@ -129,6 +129,7 @@ async fn http_1_connections_are_closed_once_the_drain_has_started() {
             closed,
             "{version:?}"
         );
+        assert_eq!(crate::health::is_draining(response.headers()), started);
     }
 }
 

@@ -10,6 +10,7 @@
 //!    requests are smuggled); a transfer coding in HTTP/1.0 (400); HTTP/1.1 without exactly one host (400); our own name in `Via` (508).
 //! 2. Removed (RFC 9110 §7.6.1): `Connection`, every field that it names, `Keep-Alive`, `Proxy-Connection`,
 //!    `Proxy-Authenticate`, `Proxy-Authorization`, `TE` except `trailers`, `Transfer-Encoding`, `Upgrade`.
+//!    From answers also `x-ha-draining`: an endpoint that leaves speaks for itself.
 //! 3. Kept: the method, the path and query byte for byte, and `Host`.
 //! 4. Set: `Via`; `X-Request-Id`, unless the client sent a printable one of at most 128 bytes; `X-Forwarded-For`,
 //!    `X-Forwarded-Proto` and `X-Forwarded-Host`, from the [`Peer`] extension and the request. What the client itself
@@ -20,7 +21,7 @@
 //!
 //! | cause | status |
 //! |---|---|
-//! | no endpoint available | 503 with `Retry-After` |
+//! | no endpoint available, or no free connection to it and its queue full | 503 with `Retry-After` |
 //! | no answer in time | 504 |
 //! | the client's own body broke | 400 |
 //! | everything else: no connection, a broken exchange, an upgrade (101) that nobody asked for | 502 |

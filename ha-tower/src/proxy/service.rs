@@ -16,6 +16,7 @@ use tower_service::Service;
 
 use super::{REQUEST_ID, headers};
 use crate::body::{BoxError, Buffered, ReplayError};
+use crate::health::DRAINING;
 use crate::problem::Problem;
 use crate::upstream;
 
@@ -203,6 +204,8 @@ where
                 }
                 Ok(mut response) => {
                     headers::remove_hop_by_hop(response.headers_mut());
+                    // The endpoint leaves, and not this proxy.
+                    response.headers_mut().remove(DRAINING);
                     let version = response.version();
                     headers::add_via(response.headers_mut(), version, &this.config.name);
                     *response.version_mut() = Version::HTTP_11;
@@ -236,6 +239,11 @@ fn describe(error: &(dyn Error + 'static)) -> Problem {
             if error.is_unavailable() {
                 return Problem::new(StatusCode::SERVICE_UNAVAILABLE)
                     .detail("no endpoint is available")
+                    .retry_after(Duration::from_secs(1));
+            }
+            if error.is_full() {
+                return Problem::new(StatusCode::SERVICE_UNAVAILABLE)
+                    .detail("the endpoint has too much to do")
                     .retry_after(Duration::from_secs(1));
             }
             if error.is_timeout() {

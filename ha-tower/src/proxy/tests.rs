@@ -1,5 +1,6 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -8,6 +9,7 @@ use tower::util::BoxCloneService;
 use tower::{ServiceExt, service_fn};
 
 use super::*;
+use crate::upstream;
 
 type Change = Builder<Client>;
 type Client = BoxCloneService<Request<Empty<Bytes>>, Response<Full<Bytes>>, Infallible>;
@@ -27,6 +29,7 @@ async fn pass(
                     .header("connection", "x-private, close")
                     .header("x-private", "1")
                     .header("keep-alive", "timeout=5")
+                    .header("x-ha-draining", "true")
                     .header("x-public", "2")
                     .body(Full::<Bytes>::from("answer"))
                     .unwrap(),
@@ -80,8 +83,9 @@ async fn connection_fields_and_what_they_name_are_removed_both_ways() {
     assert_eq!(seen.headers["host"], "shop.example");
     assert_eq!(seen.headers["authorization"], "Bearer t");
     assert_eq!(seen.uri, "/a%2Fb?c=d");
-    assert!(!response.headers().contains_key("x-private"));
-    assert!(!response.headers().contains_key("connection"));
+    for gone in ["x-private", "connection", "x-ha-draining"] {
+        assert!(!response.headers().contains_key(gone), "{gone}");
+    }
     assert_eq!(response.headers()["x-public"], "2");
     assert_eq!(response.headers()["via"], "1.1 edge-1");
     assert_eq!(response.body(), "answer");
@@ -280,6 +284,48 @@ async fn an_absolute_target_names_the_host() {
     let seen = pass(|proxy| proxy, request).await.1.unwrap();
     assert_eq!(seen.headers["host"], "real.example:81");
     assert_eq!(seen.uri, "/p?q");
+}
+
+#[tokio::test]
+async fn nothing_available_and_no_free_connection_are_503_with_retry_after_and_a_timeout_is_504() {
+    let endpoint = || "10.1.2.3:80".into();
+    let fails = [
+        (
+            upstream::Error::Unavailable {
+                upstream: "shop".into(),
+                known: 3,
+            },
+            StatusCode::SERVICE_UNAVAILABLE,
+            true,
+        ),
+        (
+            upstream::Error::Full {
+                endpoint: endpoint(),
+            },
+            StatusCode::SERVICE_UNAVAILABLE,
+            true,
+        ),
+        (
+            upstream::Error::Timeout {
+                endpoint: endpoint(),
+                limit: Duration::from_secs(1),
+                sent: true,
+            },
+            StatusCode::GATEWAY_TIMEOUT,
+            false,
+        ),
+    ];
+    for (error, status, says_when) in fails {
+        let error = Arc::new(Mutex::new(Some(error)));
+        let client = service_fn(move |_: Request<Empty<Bytes>>| {
+            let error = error.lock().unwrap().take().unwrap();
+            async { Err::<Response<Empty<Bytes>>, _>(error) }
+        });
+        let proxy = ReverseProxy::new(client);
+        let response = proxy.oneshot(get(&[])).await.unwrap();
+        let says = response.headers().contains_key("retry-after");
+        assert_eq!((response.status(), says), (status, says_when));
+    }
 }
 
 #[tokio::test]

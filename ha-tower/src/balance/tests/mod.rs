@@ -14,7 +14,10 @@ use tower::{BoxError, Service, ServiceExt as _};
 use super::*;
 use crate::tried::Tried;
 
+mod events;
+mod laws;
 mod rules;
+mod shares;
 
 /// Polling a future once, with a waker that does nothing.
 mod tokio_test_shim {
@@ -428,29 +431,6 @@ async fn a_removed_endpoint_finishes_what_is_in_flight_and_gets_no_more() {
     names.sort();
     assert_eq!(names, ["a", "a", "b", "b"]);
     assert_eq!(tally(&balance, 10, GAP).await["a"], 10);
-}
-
-#[tokio::test(start_paused = true)]
-async fn weight_zero_gets_nothing_and_does_no_harm() {
-    let fakes = [Fake::new("a", 1), Fake::new("b", 1)];
-    for policy in [Policy::from(RoundRobin), P2c::peak_ewma().into()] {
-        let balance = balance(&fakes, policy.clone());
-        balance
-            .update(
-                [endpoint("a"), endpoint("b").with_weight(Weight::ZERO)],
-                |_| unreachable!(),
-            )
-            .unwrap();
-        assert_eq!(balance.len(), 2);
-        assert_eq!(tally(&balance, 20, GAP).await["a"], 20);
-        balance
-            .update(
-                [endpoint("b").with_weight(Weight::ZERO)],
-                |_| unreachable!(),
-            )
-            .unwrap();
-        assert_eq!(tally(&balance, 1, GAP).await["error"], 1);
-    }
 }
 
 #[test]

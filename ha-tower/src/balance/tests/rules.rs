@@ -1,7 +1,7 @@
 //! What decides beside the policy: keys, places, ramps, ejections, and an endpoint's own word.
 
 use std::sync::Mutex;
-use std::task::{Context, Poll};
+use std::task::Context;
 
 use ha_core::hash::hash_key;
 use ha_core::subset::Subset;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn keyed(user: &str) -> Request<()> {
+pub(super) fn keyed(user: &str) -> Request<()> {
     Request::builder().header("x-user", user).body(()).unwrap()
 }
 
@@ -23,7 +23,7 @@ fn hashed() -> [Policy; 3] {
     ]
 }
 
-fn every_policy() -> Vec<Policy> {
+pub(super) fn every_policy() -> Vec<Policy> {
     let mut all = vec![
         Policy::from(RoundRobin),
         Random.into(),
@@ -40,7 +40,7 @@ fn every_policy() -> Vec<Policy> {
     all
 }
 
-fn fakes(n: usize) -> Vec<Fake> {
+pub(super) fn fakes(n: usize) -> Vec<Fake> {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
     names[..n].iter().map(|name| Fake::new(name, 1)).collect()
 }
@@ -49,7 +49,7 @@ async fn who(balance: &Balance<Fake, Http>, request: Request<()>) -> String {
     name_of(balance.clone().oneshot(request).await.unwrap()).await
 }
 
-fn state(balance: &Balance<Fake, Http>, key: &str) -> Arc<State> {
+pub(super) fn state(balance: &Balance<Fake, Http>, key: &str) -> Arc<State> {
     let states = balance.states();
     let found = states.into_iter().find(|(e, _)| e.key.as_str() == key);
     found.unwrap().1
@@ -318,7 +318,10 @@ async fn an_endpoint_that_is_back_ramps_once() {
     assert_eq!(tally(&balance, 100, GAP).await["b"], 50);
 }
 
-fn ejecting(n: usize, events: &Arc<Mutex<Vec<Event>>>) -> (Vec<Fake>, Balance<Fake, Http>) {
+pub(super) fn ejecting(
+    n: usize,
+    events: &Arc<Mutex<Vec<Event>>>,
+) -> (Vec<Fake>, Balance<Fake, Http>) {
     let fakes = fakes(n);
     let events = events.clone();
     let balance = Balance::builder(fakes.iter().map(Fake::with_endpoint))
@@ -456,41 +459,6 @@ async fn a_client_of_a_large_fleet_uses_its_subset_and_one_change_moves_at_most_
     let fewer = fleet[1..].to_vec();
     balance.update(fewer, |_| Fake::new("any", 1)).unwrap();
     assert!(before.difference(&keys(&balance)).count() <= 1);
-}
-
-/// Errs in `poll_ready` the first time it is asked.
-#[derive(Debug, Clone)]
-struct NotReadyOnce(Arc<AtomicBool>);
-
-impl Service<Request<()>> for NotReadyOnce {
-    type Response = Response<Full<bytes::Bytes>>;
-    type Error = BoxError;
-    type Future = std::future::Ready<Result<Self::Response, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(if self.0.swap(true, Ordering::Relaxed) {
-            Ok(())
-        } else {
-            Err("not now".into())
-        })
-    }
-
-    fn call(&mut self, _: Request<()>) -> Self::Future {
-        std::future::ready(Ok(Response::new(Full::from("back"))))
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_endpoint_whose_poll_ready_errs_comes_back_without_a_new_discovery() {
-    let service = NotReadyOnce(Arc::default());
-    let balance = Balance::builder([(endpoint("a"), service)])
-        .protocol(Http)
-        .build()
-        .unwrap();
-    let first = balance.clone().oneshot(Request::new(())).await;
-    assert!(first.is_err());
-    let second = balance.clone().oneshot(Request::new(())).await.unwrap();
-    assert_eq!(name_of(second).await, "back");
 }
 
 proptest! {

@@ -1,0 +1,266 @@
+//! What a balancer tells: typed events, and the metrics made of them.
+
+use std::sync::Mutex;
+
+use ha_core::outlier::{Cause, ReturnCause};
+use ha_core::{outlier, spread};
+
+use super::*;
+
+type Told = Arc<Mutex<Vec<Event>>>;
+
+/// Five that are asked in turn, by a caller in a region of this name.
+fn telling(region: &str) -> (Vec<Fake>, Balance<Fake, Http>, Told) {
+    let told = Told::default();
+    let fakes = ["a", "b", "c", "d", "e"].map(|name| Fake::new(name, 1));
+    let mut spread = spread::Config::default();
+    spread.local.region = region.into();
+    let mut breaker = breaker::Config::default();
+    breaker.consecutive_failures = 4;
+    let events = told.clone();
+    let balance = Balance::builder(fakes.iter().map(Fake::with_endpoint))
+        .policy(RoundRobin)
+        .breaker(breaker)
+        .spread(spread)
+        .outlier(outlier::Config::default())
+        .on_event(move |event| events.lock().unwrap().push(event.clone()))
+        .protocol(Http)
+        .build()
+        .unwrap();
+    (fakes.to_vec(), balance, told)
+}
+
+fn take(told: &Told) -> Vec<Event> {
+    std::mem::take(&mut told.lock().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_change_is_told_once_and_what_changes_nothing_is_not() {
+    let (fakes, balance, told) = telling("");
+    tally(&balance, 50, GAP).await;
+    assert_eq!(take(&told), [], "good requests change nothing");
+
+    set_health(&balance, "b", false);
+    set_health(&balance, "b", false);
+    let [
+        Event::Health {
+            endpoint: key,
+            from,
+            to,
+        },
+    ] = &take(&told)[..]
+    else {
+        panic!("one change of health");
+    };
+    assert_eq!(key.as_str(), "b");
+    let (unchecked, failing) = (health::State::Unchecked, health::State::Failing);
+    assert_eq!((*from, *to), (unchecked, failing));
+
+    let names = ["a", "b", "f"].map(endpoint);
+    balance.update(names, |_| fakes[0].clone()).unwrap();
+    let updated = Event::Updated {
+        added: vec!["f".into()],
+        removed: ["c", "d", "e"].map(Into::into).to_vec(),
+        total: 3,
+    };
+    assert_eq!(take(&told), [updated]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_an_ejection_and_its_end_are_told_with_their_causes() {
+    let (fakes, balance, told) = telling("");
+    tokio::spawn(balance.drive());
+    fakes[0].broken.store(true, Ordering::Relaxed);
+    // The breaker is quicker. Its probe is the fifth failure in a row.
+    tally(&balance, 100, GAP).await;
+    sleep(Duration::from_secs(10)).await;
+    tally(&balance, 10, GAP).await;
+    fakes[0].broken.store(false, Ordering::Relaxed);
+    sleep(Duration::from_secs(60)).await;
+    tally(&balance, 100, GAP).await;
+    let words: Vec<_> = take(&told)
+        .iter()
+        .map(|event| match event {
+            Event::Breaker { endpoint, state } => format!("{endpoint} {state:?}"),
+            Event::Ejected {
+                endpoint,
+                cause: Cause::ConsecutiveFailures,
+                times: 1,
+                ..
+            } => format!("{endpoint} ejected"),
+            Event::Returned {
+                endpoint,
+                cause: ReturnCause::Time,
+            } => format!("{endpoint} returned"),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        words,
+        ["a Open", "a Open", "a ejected", "a returned", "a Closed"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_is_told_when_it_begins_and_when_it_ends() {
+    let (fakes, balance, told) = telling("");
+    let break_all = |broken| {
+        for fake in &fakes {
+            fake.broken.store(broken, Ordering::Relaxed);
+        }
+    };
+    let panics = |events: Vec<Event>| -> Vec<bool> {
+        let active = events.iter().filter_map(|event| match event {
+            Event::Panic { active } => Some(*active),
+            _ => None,
+        });
+        active.collect()
+    };
+    break_all(true);
+    tally(&balance, 50, GAP).await;
+    assert_eq!(panics(take(&told)), [true]);
+    break_all(false);
+    sleep(Duration::from_secs(60)).await;
+    tally(&balance, 50, GAP).await;
+    assert_eq!(panics(take(&told)), [false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_of_the_caller_that_no_endpoint_stands_in_is_told_from_the_first_set_on() {
+    let unknown = Event::LocalRegionUnknown {
+        region: "hree".into(),
+    };
+    let (_, balance, told) = telling("hree");
+    assert_eq!(take(&told), std::slice::from_ref(&unknown));
+    balance.update([endpoint("a")], |_| unreachable!()).unwrap();
+    assert_eq!(take(&told).last(), Some(&unknown));
+
+    // There is nothing to be said about an empty set, nor about a caller that stands nowhere or where it says.
+    balance.update([], |_| unreachable!()).unwrap();
+    let mut here = endpoint("a");
+    here.locality.region = "hree".into();
+    let fake = Fake::new("a", 1);
+    balance.update([here], |_| fake.clone()).unwrap();
+    assert!(!take(&told).contains(&unknown));
+    assert_eq!(take(&telling("").2), []);
+}
+
+#[cfg(feature = "metrics")]
+mod metrics {
+    use std::collections::BTreeMap;
+
+    use ::metrics::{
+        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+        set_default_local_recorder,
+    };
+
+    use super::*;
+
+    /// Keeps everything under `name{label=value,..}`.
+    #[derive(Default)]
+    struct Kept {
+        counters: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+        gauges: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    }
+
+    impl Kept {
+        fn counters(&self) -> Vec<(String, u64)> {
+            let all = self.counters.lock().unwrap();
+            let read =
+                |(key, n): (&String, &Arc<AtomicU64>)| (key.clone(), n.load(Ordering::Relaxed));
+            all.iter().map(read).collect()
+        }
+
+        fn gauge(&self, name: &str) -> Option<f64> {
+            let all = self.gauges.lock().unwrap();
+            let bits = all.get(name)?.load(Ordering::Relaxed);
+            Some(f64::from_bits(bits))
+        }
+    }
+
+    fn entry(of: &Mutex<BTreeMap<String, Arc<AtomicU64>>>, key: &Key) -> Arc<AtomicU64> {
+        let labels = key
+            .labels()
+            .map(|label| format!("{}={}", label.key(), label.value()));
+        let mut labels: Vec<_> = labels.collect();
+        labels.sort();
+        let name = format!("{}{{{}}}", key.name(), labels.join(","));
+        of.lock().unwrap().entry(name).or_default().clone()
+    }
+
+    impl Recorder for Kept {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::from_arc(entry(&self.counters, key))
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(entry(&self.gauges, key))
+        }
+
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            panic!("no histogram is documented: {key}")
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_changes_is_counted_under_the_documented_names_and_labels() {
+        let kept = Kept::default();
+        let _guard = set_default_local_recorder(&kept);
+        let (fakes, balance, _) = telling("");
+        tokio::spawn(balance.drive());
+        fakes[0].broken.store(true, Ordering::Relaxed);
+        tally(&balance, 100, GAP).await;
+        sleep(Duration::from_secs(10)).await;
+        tally(&balance, 10, GAP).await;
+        set_health(&balance, "a", false);
+        set_health(&balance, "a", true);
+        let two = ["a", "b"].map(endpoint);
+        balance.update(two, |_| unreachable!()).unwrap();
+        let counted = [
+            (
+                "ha_balance_breaker_changes_total{endpoint=a,state=open,upstream=}",
+                2,
+            ),
+            (
+                "ha_balance_ejections_ended_total{cause=check,endpoint=a,upstream=}",
+                1,
+            ),
+            (
+                "ha_balance_ejections_total{cause=consecutive_failures,endpoint=a,upstream=}",
+                1,
+            ),
+            (
+                "ha_balance_health_changes_total{endpoint=a,state=failing,upstream=}",
+                1,
+            ),
+            (
+                "ha_balance_health_changes_total{endpoint=a,state=passing,upstream=}",
+                1,
+            ),
+        ];
+        let counted = counted.map(|(name, n)| (name.to_owned(), n));
+        assert_eq!(kept.counters(), counted);
+        assert_eq!(kept.gauge("ha_balance_endpoints{upstream=}"), Some(2.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn panic_is_a_gauge_that_goes_up_and_down() {
+        let kept = Kept::default();
+        let _guard = set_default_local_recorder(&kept);
+        let (fakes, balance, _) = telling("");
+        let panic = || kept.gauge("ha_balance_panic{upstream=}");
+        assert_eq!(panic(), None);
+        for (broken, expected) in [(true, 1.0), (false, 0.0)] {
+            for fake in &fakes {
+                fake.broken.store(broken, Ordering::Relaxed);
+            }
+            sleep(Duration::from_secs(60)).await;
+            tally(&balance, 50, GAP).await;
+            assert_eq!(panic(), Some(expected));
+        }
+    }
+}
