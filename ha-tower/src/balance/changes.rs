@@ -51,26 +51,54 @@ impl Changes {
     }
 
     /// Looks at the standings if something has changed since. `look` says when to look again although nothing does.
+    /// `looked` is called after it, and may come back here.
     #[inline]
-    pub(super) fn look(&self, now: &Moment, look: impl FnOnce(Instant) -> Option<Instant>) {
+    pub(super) fn look(
+        &self,
+        now: &Moment,
+        look: impl FnOnce(Instant) -> Option<Instant>,
+        looked: impl FnOnce(),
+    ) {
         // Reading alone keeps the line shared between cores.
         let word = self.word.load(Ordering::Relaxed);
-        if word != CLEAN {
-            self.look_now(word, now.get(), look);
+        if word != CLEAN && self.look_now(word, now.get(), look) {
+            looked();
         }
     }
 
     #[cold]
-    fn look_now(&self, word: u8, now: Instant, look: impl FnOnce(Instant) -> Option<Instant>) {
+    fn look_now(
+        &self,
+        word: u8,
+        now: Instant,
+        look: impl FnOnce(Instant) -> Option<Instant>,
+    ) -> bool {
         if word == TIMED && self.nanos(now) < self.look_again.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         // Nobody waits here: who comes second goes by what is known.
         let _looking = match self.looking.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
+            Err(TryLockError::WouldBlock) => return false,
         };
+        self.look_locked(now, look);
+        true
+    }
+
+    /// Like [`look`](Self::look), but waits for a look that is under way: after it, all is known that was marked before.
+    pub(super) fn look_surely(&self, now: Instant, look: impl FnOnce(Instant) -> Option<Instant>) {
+        let _looking = lock(&self.looking);
+        if self.is_dirty() {
+            self.look_locked(now, look);
+        }
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.word.load(Ordering::Relaxed) == DIRTY
+    }
+
+    fn look_locked(&self, now: Instant, look: impl FnOnce(Instant) -> Option<Instant>) {
         self.word.store(CLEAN, Ordering::Relaxed);
         // What is marked from here on is seen by the look or stays marked.
         std::sync::atomic::fence(Ordering::SeqCst);

@@ -5,11 +5,15 @@ use arc_swap::ArcSwap;
 use ha_core::endpoint::Endpoint;
 
 use super::changes::Changes;
-use super::fleet::{Ask, Fleet};
+use super::fleet::{Ask, Fleet, Group};
 use super::flight::Flight;
+use super::pick::Choice;
 use super::service::Control;
 use super::{Event, State};
 use crate::clock::Moment;
+
+// As many changes in a row may come between a look and the pick by it. Nothing to pick is an answer, so there is an end.
+const LOOKS: u32 = 4;
 
 #[derive(Debug, Clone)]
 pub(super) struct Member<S> {
@@ -52,14 +56,39 @@ impl<S> Shared<S> {
 
     #[inline]
     fn look(&self, members: &Members<S>, now: &Moment) {
-        self.changes.look(now, |at| {
-            let again = members.fleet.refresh(at);
-            let active = members.fleet.is_panicking();
-            if self.panic.swap(active, Ordering::Relaxed) != active {
-                self.changes.tell(|| Event::Panic { active });
+        self.changes.look(
+            now,
+            |at| members.fleet.refresh(at),
+            || self.tell_panic(members),
+        );
+    }
+
+    #[cold]
+    fn tell_panic(&self, members: &Members<S>) {
+        let active = members.fleet.is_panicking();
+        if self.panic.swap(active, Ordering::Relaxed) != active {
+            self.changes.tell(|| Event::Panic { active });
+        }
+    }
+
+    /// There was nobody by what was known, and another thread may be looking just now at what has changed.
+    #[cold]
+    fn pick_surely<'a>(
+        &self,
+        members: &'a Members<S>,
+        ask: Ask<'_>,
+    ) -> Option<(&'a Group, Choice)> {
+        for _ in 0..LOOKS {
+            let now = Moment::default();
+            self.changes
+                .look_surely(now.get(), |at| members.fleet.refresh(at));
+            self.tell_panic(members);
+            let picked = members.fleet.pick(ask, &now);
+            if picked.is_some() || !self.changes.is_dirty() {
+                return picked;
             }
-            again
-        });
+        }
+        None
     }
 
     /// Picks by the rules of the [module](super), and starts the flight.
@@ -70,7 +99,8 @@ impl<S> Shared<S> {
     ) -> Option<(&'a Member<S>, Flight)> {
         let now = Moment::default();
         self.look(members, &now);
-        let (group, choice) = members.fleet.pick(ask, &now)?;
+        let picked = members.fleet.pick(ask, &now);
+        let (group, choice) = picked.or_else(|| self.pick_surely(members, ask))?;
         let index = choice.index;
         let state = &group.states[index];
         if self.control.counts_picks {

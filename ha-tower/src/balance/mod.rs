@@ -20,7 +20,7 @@
 //! 7. Panic: when fewer than half (by weight) of those that pass their active check are neither ejected nor have an open breaker, and
 //!    all priorities together have too little, breakers and ejections are ignored, because it is more likely that the load is
 //!    too high for the rest than that most of a fleet is broken. A failing active check is never ignored.
-//! 8. When nothing is left, the answer is [`Error::Unavailable`] at once.
+//! 8. When nothing is left, the answer is [`Error::Unavailable`] at once, after a second look if something is changing just then.
 //!
 //! An endpoint that loses every comparison of latency is still picked about once a second while it is idle, more rarely the
 //! slower it is, so that it is noticed when it becomes good again.
@@ -36,7 +36,8 @@
 //! endpoint has failed lately, and otherwise once in sixteen calls: up to 15 successes of an endpoint have no time for its
 //! breaker and count as recent.
 //!
-//! What has changed since is looked at by the next pick, once: that one walks over all endpoints. No pick takes a lock or allocates otherwise.
+//! What has changed since is looked at by the next pick, once: that one walks over all endpoints. No pick takes a lock or allocates
+//! otherwise, but for one that has found nobody: it waits for a look that is under way.
 //!
 //! # What is told
 //! [`Event`]s go to the listeners of [`Builder::on_event`] and to `tracing`, each with the field `upstream`, empty for a bare balancer:

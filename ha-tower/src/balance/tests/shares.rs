@@ -216,3 +216,39 @@ async fn groups_that_are_gone_are_forgotten_with_their_last_request() {
     assert!(lanes() <= 2);
     assert_eq!(balance.in_flight(), 0);
 }
+
+#[test]
+fn a_pick_beside_a_thread_that_looks_at_a_change_does_not_miss_that_panic_has_begun() {
+    const ROUNDS: u64 = 3_000;
+    let balance = placed(&[("a", 0, "", ""), ("b", 0, "", ""), ("c", 0, "", "")]);
+    let states = balance.states();
+    let picks = AtomicU64::new(0);
+    let refused = AtomicU64::new(0);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let tried = Tried::new();
+                    let mut request = Request::new(());
+                    request.extensions_mut().insert(tried.clone());
+                    drop(balance.clone().call(request));
+                    let nobody = u64::from(tried.is_empty());
+                    refused.fetch_add(nobody, Ordering::Relaxed);
+                    picks.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for round in 0..ROUNDS {
+            for (_, state) in &states {
+                state.set_ejected(round % 2 == 0);
+            }
+            let seen = picks.load(Ordering::Relaxed);
+            while picks.load(Ordering::Relaxed) < seen + 6 {
+                std::hint::spin_loop();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(refused.load(Ordering::Relaxed), 0);
+}
