@@ -4,7 +4,7 @@
 mod discover_events;
 mod upstream_app;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -363,6 +363,32 @@ async fn srv_records_bring_ports_and_weights_and_weight_0_gets_nothing() {
     let tally = names(&upstream, 40).await;
     assert_eq!((tally["heavy"], tally["light"]), (30, 10));
     assert_eq!(tally.get("drained"), None);
+}
+
+#[tokio::test]
+async fn of_two_srv_priorities_the_lower_number_takes_everything_until_it_is_gone() {
+    let apps = [App::start("standby").await, App::start("first").await];
+    let [standby, first] = apps.each_ref().map(|app| app.addr().port());
+    let server = NameServer::start().await;
+    server.addresses("a.test", 1, &[ONE]);
+    let name = "_http._tcp.apps.test";
+    let both = [(2, 1, standby, "a.test."), (1, 1, first, "a.test.")];
+    server.services(name, &both);
+    let upstream = upstream(server.follow(discover::srv(name).unwrap()));
+    ready(&upstream).await;
+    let priorities: BTreeSet<_> = upstream.endpoints().iter().map(|e| e.priority).collect();
+    assert_eq!(priorities, [1, 2].into());
+    assert_eq!(names(&upstream, 40).await, [("first".into(), 40)].into());
+
+    // At the same priority both take their turn.
+    let equal = both.map(|(_, weight, port, target)| (1, weight, port, target));
+    server.services(name, &equal);
+    eventually("the priorities are equal", || {
+        upstream.endpoints().iter().all(|e| e.priority == 1)
+    })
+    .await;
+    let tally = names(&upstream, 40).await;
+    assert_eq!((tally["first"], tally["standby"]), (20, 20));
 }
 
 #[tokio::test]
