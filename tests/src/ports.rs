@@ -11,6 +11,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     ops::Range,
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -34,7 +35,7 @@ impl Reservation {
     ///
     /// When the lock directory cannot be made, or the range is used up.
     pub fn take(count: usize) -> io::Result<Self> {
-        let dir = std::env::temp_dir().join("ha-testbed-ports");
+        let dir = directory();
         match fs::create_dir(&dir) {
             Ok(()) => fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -49,21 +50,9 @@ impl Reservation {
                 return Ok(taken);
             }
             let port = fastrand::u16(RANGE);
-            // Another user's lock file may be closed to us; that port is then not ours to take.
-            let file = dir.join(port.to_string());
-            let Ok(file) = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o666)
-                .open(file)
-            else {
+            let Some(file) = lock(&dir, port) else {
                 continue;
             };
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-                continue;
-            }
             if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
                 taken.ports.push(port);
                 taken._locks.push(file);
@@ -82,6 +71,31 @@ impl Reservation {
     pub fn ports(&self) -> &[u16] {
         &self.ports
     }
+}
+
+/// Whether somebody holds a reservation of this port.
+pub fn is_reserved(port: u16) -> bool {
+    let dir = directory();
+    dir.exists() && lock(&dir, port).is_none()
+}
+
+fn directory() -> PathBuf {
+    std::env::temp_dir().join("ha-testbed-ports")
+}
+
+/// The port's lock, or nothing when somebody has it. Another user's lock file may be closed to us; that port is then
+/// not ours to take.
+fn lock(dir: &Path, port: u16) -> Option<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o666)
+        .open(dir.join(port.to_string()))
+        .ok()?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(file)
 }
 
 /// Starts again on other ports when a process outside of all beds was faster.
@@ -114,6 +128,13 @@ mod tests {
             .collect();
         assert_eq!(all.len(), 400);
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), 400);
+    }
+
+    #[test]
+    fn a_port_that_somebody_holds_is_reserved_and_one_that_nobody_can_is_not() {
+        let held = Reservation::take(1).unwrap();
+        assert!(is_reserved(held.ports()[0]));
+        assert!(!is_reserved(RANGE.end));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// The variable in the environment of each process of a bed; its value is the bed's directory.
@@ -22,10 +23,22 @@ pub(super) fn is_on(process: &Path, cwd: &Path) -> bool {
         .into_iter()
         .flatten()
         .any(|log| is_beside(&log, &cwd))
-        || fs::read(process.join("environ"))
-            .ok()
+        || environment(process)
             .and_then(|environment| bed_in(&environment))
             .is_some_and(|bed| cwd.starts_with(bed))
+}
+
+/// A process that is just becoming another program has none for a moment, although its start has been reported already.
+fn environment(process: &Path) -> Option<Vec<u8>> {
+    const MOMENT: Duration = Duration::from_millis(1);
+    for _ in 0..20 {
+        let environment = fs::read(process.join("environ")).ok()?;
+        if !environment.is_empty() {
+            return Some(environment);
+        }
+        std::thread::sleep(MOMENT);
+    }
+    None
 }
 
 fn is_beside(log: &Path, cwd: &Path) -> bool {

@@ -1,14 +1,16 @@
 //! How a cluster ends: Ctrl-C at any moment, a crash, `down`; and what is left, which is nothing.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 #[cfg(target_os = "linux")]
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
+use ha_testbed::ports::{self, Reservation};
 use ha_testbed::process::leftover;
 use rustix::process::Signal;
 
@@ -19,7 +21,8 @@ pub(crate) struct Footprint {
     dir: String,
     beds: Vec<PathBuf>,
     pids: Vec<u32>,
-    addresses: Vec<String>,
+    addresses: Vec<SocketAddr>,
+    port: Arc<Reservation>,
 }
 
 impl Footprint {
@@ -30,7 +33,11 @@ impl Footprint {
             dir: up.dir.clone(),
             beds: beds(&up.dir),
             pids: pids.chain([up.child.id()]).collect(),
-            addresses: parts.into_iter().map(|part| part.address).collect(),
+            addresses: parts
+                .into_iter()
+                .map(|part| part.address.parse().unwrap())
+                .collect(),
+            port: up.port.clone(),
         }
     }
 
@@ -41,7 +48,7 @@ impl Footprint {
             assert!(!leftover::is_alive(*pid), "process {pid} is alive");
         }
         for address in &self.addresses {
-            assert_free(address);
+            assert_free(*address, &self.port);
         }
         assert_eq!(files(&self.dir), ["lock"]);
         let links = &self.beds[1..];
@@ -50,8 +57,13 @@ impl Footprint {
 }
 
 #[track_caller]
-fn assert_free(address: &str) {
-    TcpListener::bind(address).unwrap_or_else(|error| panic!("{address} is still taken: {error}"));
+fn assert_free(address: SocketAddr, own: &Reservation) {
+    if let Err(error) = TcpListener::bind(address) {
+        // A port that is not ours any more may be another test bed's by now.
+        let by_others =
+            !own.ports().contains(&address.port()) && ports::is_reserved(address.port());
+        assert!(by_others, "{address} is still taken: {error}");
+    }
 }
 
 fn files(dir: &str) -> Vec<OsString> {
@@ -165,9 +177,7 @@ fn ctrl_c_at_any_moment_of_the_start_leaves_nothing() {
     for (round, moment) in moments.into_iter().chain(later).enumerate() {
         let dir = temp.path().join(round.to_string());
         let dir = dir.to_str().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-        let port = port.unwrap().port();
-        let mut up = Up::start(dir, &["--port", &port.to_string()]);
+        let mut up = Up::start(dir, &[]);
         // Not a wait for something to have happened: whatever has happened by then is interrupted.
         std::thread::sleep(moment);
         up.signal(Signal::INT);
@@ -181,8 +191,12 @@ fn ctrl_c_at_any_moment_of_the_start_leaves_nothing() {
             left.iter().all(|file| file == "lock"),
             "{moment:?}: {left:?}"
         );
-        for address in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
-            assert_free(&address);
+        let port = up.port.ports()[0];
+        for address in [
+            SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            (Ipv6Addr::LOCALHOST, port).into(),
+        ] {
+            assert_free(address, &up.port);
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use ha_cluster::status::Status;
+use ha_testbed::ports::Reservation;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Far more than it takes, because a loaded machine is no reason to fail.
@@ -16,11 +17,15 @@ pub(crate) struct Up {
     pub(crate) child: Child,
     lines: mpsc::Receiver<String>,
     pub(crate) dir: String,
+    /// The port of the edges: nobody else's while this is held.
+    pub(crate) port: Arc<Reservation>,
 }
 
 impl Up {
     pub(crate) fn start(dir: &str, args: &[&str]) -> Self {
+        let port = Reservation::take(1).unwrap();
         let mut child = command(dir, &["up"])
+            .args(["--port", &port.ports()[0].to_string()])
             .args(args)
             .stdout(Stdio::piped())
             .spawn()
@@ -39,6 +44,7 @@ impl Up {
             child,
             lines,
             dir: dir.to_owned(),
+            port: Arc::new(port),
         }
     }
 
