@@ -83,6 +83,7 @@ pub mod breaker;
 pub mod discover;
 pub mod drain;
 pub mod health;
+pub mod limit;
 pub mod outlier;
 pub mod problem;
 pub mod proxy;
