@@ -68,6 +68,7 @@
 //!
 //! | feature | default | brings |
 //! |---|---|---|
+//! | `axum` | no | `route::matched`: policies by the template of the axum route |
 //! | `metrics` | no | counters and gauges of what changes in a balancer, through the `metrics` facade |
 //! | `dns` | no | [discovery](discover) by A, AAAA and SRV records, through `hickory-resolver` |
 //! | `file` | no | discovery by a watched TOML or JSON file |
@@ -88,6 +89,7 @@ pub mod outlier;
 pub mod problem;
 pub mod proxy;
 pub mod retry;
+pub mod route;
 pub mod timeout;
 pub mod tried;
 pub mod upstream;

@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use super::Error;
 use super::connect::{Client, Counts, Options, Progress, Received};
+use crate::timeout;
 
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -37,7 +38,8 @@ impl Attempt {
         self.client.counts()
     }
 
-    async fn send(self, request: Request<RequestBody>) -> Result<Response<Received>, Error> {
+    async fn send(self, mut request: Request<RequestBody>) -> Result<Response<Received>, Error> {
+        timeout::limit_attempt(&mut request, self.limit);
         let progress = Progress::default();
         let late = tokio::time::sleep(self.limit);
         tokio::select! {

@@ -103,6 +103,7 @@ impl Pool {
                 None => self.open().await?,
             };
             exchange.link.occupy(permit);
+            crate::timeout::tell(&mut request);
             progress.set_sent(true);
             let sent = exchange.sender.try_send_request(request).await;
             let link = exchange.link.clone();

@@ -119,6 +119,7 @@ impl Pool {
         loop {
             let mut stream = self.stream().await?;
             stream.permit = permit.take();
+            crate::timeout::tell(&mut request);
             progress.set_sent(true);
             let mut sender = stream.connection.sender.clone();
             match sender
