@@ -86,8 +86,11 @@ impl Draw {
                 }
             }
         }
-        random = mix(random);
-        let second = scale(random >> 32, self.len - 1) as usize;
+        if !self.slots.is_empty() {
+            random = mix(random);
+        }
+        // With equal weights the lower half of the bits is still unused.
+        let second = scale(random, self.len - 1) as usize;
         Some((first, Some(second + usize::from(second >= first))))
     }
 

@@ -21,6 +21,7 @@ mod tests;
 
 pub use config::Config;
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use crate::config::ConfigError;
@@ -58,13 +59,22 @@ pub enum Outcome {
 /// [`Breaker::release`]: a probe that is never given back blocks the next one.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a probe that is never given back blocks the next one"]
-pub struct Permit(u64);
+pub struct Permit(NonZeroU64);
 
 impl Permit {
+    // A gate that lets a call through has this bit. So a permit is never zero, and one that may be missing is no larger.
+    fn of(gate: u64) -> Self {
+        Self(NonZeroU64::MIN | gate)
+    }
+
+    fn gate(&self) -> u64 {
+        self.0.get()
+    }
+
     /// Whether this call decides if the breaker closes.
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.0 & TAG == PROBING
+        self.gate() & TAG == PROBING
     }
 }
 
@@ -95,10 +105,10 @@ pub struct Snapshot {
 
 // The gate is one word: the tag below, and above it a number that depends on it.
 const TAG: u64 = 0b11;
-/// Above it: the generation, so that a result of an earlier closed time is told apart.
-const CLOSED: u64 = 0;
 /// Above it: the nanosecond at which a probe may go.
-const OPEN: u64 = 1;
+const OPEN: u64 = 0;
+/// Above it: the generation, so that a result of an earlier closed time is told apart.
+const CLOSED: u64 = 1;
 /// No probe is out.
 const IDLE: u64 = 2;
 /// One is; above it: its number.
@@ -188,7 +198,7 @@ impl Breaker {
     pub fn try_admit_with(&self, now: impl FnOnce() -> Instant) -> Result<Permit, Rejected> {
         let gate = self.gate.load(Ordering::Acquire);
         if gate & TAG == CLOSED {
-            return Ok(Permit(gate));
+            return Ok(Permit::of(gate));
         }
         self.try_probe(now())
     }
@@ -202,7 +212,7 @@ impl Breaker {
         // Another thread may have been first.
         let gate = self.gate.load(Ordering::Acquire);
         if gate & TAG == CLOSED {
-            return Ok(Permit(gate));
+            return Ok(Permit::of(gate));
         }
         refuse(gate, at)?;
         if gate & TAG == OPEN {
@@ -211,7 +221,7 @@ impl Breaker {
         slow.generation += 1;
         let probe = slow.generation << 2 | PROBING;
         self.gate.store(probe, Ordering::Release);
-        Ok(Permit(probe))
+        Ok(Permit::of(probe))
     }
 
     /// Whether [`try_admit`](Self::try_admit) would let a call through. Changes nothing.
@@ -242,7 +252,7 @@ impl Breaker {
         if permit.is_probe() {
             return self.record_probe(permit, outcome, now, random);
         }
-        if self.gate.load(Ordering::Acquire) != permit.0 {
+        if self.gate.load(Ordering::Acquire) != permit.gate() {
             return None;
         }
         let at = self.at(now);
@@ -261,7 +271,7 @@ impl Breaker {
         if permit.is_probe() {
             return self.record_probe(permit, Outcome::Success, now(), 0.0);
         }
-        if self.gate.load(Ordering::Acquire) != permit.0 {
+        if self.gate.load(Ordering::Acquire) != permit.gate() {
             return None;
         }
         self.end_row();
@@ -320,7 +330,7 @@ impl Breaker {
             return None;
         }
         let mut slow = self.slow();
-        if slow.pinned || self.gate.load(Ordering::Acquire) != permit.0 {
+        if slow.pinned || self.gate.load(Ordering::Acquire) != permit.gate() {
             return None;
         }
         self.open(&mut slow, at, random);
@@ -336,7 +346,7 @@ impl Breaker {
         random: f64,
     ) -> Option<State> {
         let mut slow = self.slow();
-        if self.gate.load(Ordering::Acquire) != permit.0 {
+        if self.gate.load(Ordering::Acquire) != permit.gate() {
             return None;
         }
         match outcome {
@@ -365,7 +375,7 @@ impl Breaker {
     pub fn release(&self, permit: Permit) {
         if permit.is_probe() {
             let _slow = self.slow();
-            if self.gate.load(Ordering::Acquire) == permit.0 {
+            if self.gate.load(Ordering::Acquire) == permit.gate() {
                 self.gate.store(IDLE, Ordering::Release);
             }
         }

@@ -414,7 +414,7 @@ mod rules {
                         if let Ok(permit) = bed.breaker.try_admit(bed.now) {
                             // A probe of an earlier half-open time may be out and is void.
                             let rivals = out.iter().filter(|p: &&Permit| {
-                                p.is_probe() && p.0 == bed.breaker.gate.load(Ordering::Relaxed)
+                                p.is_probe() && p.gate() == bed.breaker.gate.load(Ordering::Relaxed)
                             });
                             prop_assert!(!permit.is_probe() || rivals.count() == 0);
                             out.push(permit);

@@ -152,6 +152,46 @@ fn counts_need_no_clock_while_nothing_fails() {
 }
 
 #[test]
+fn who_has_fewer_is_who_has_the_lower_cost_by_counts() {
+    let now = Instant::now();
+    let loads = |starts: [u32; 2], penalized: [bool; 2]| {
+        let one = PeakEwma::new(Config::default(), now).unwrap();
+        let both = [one.sibling(), one];
+        for ((load, starts), penalized) in both.iter().zip(starts).zip(penalized) {
+            (0..starts).for_each(|_| load.start());
+            if penalized {
+                load.penalize(None, now);
+            }
+        }
+        both
+    };
+    for starts in [[0, 0], [0, 1], [1, 0], [3, 3]] {
+        for penalized in [[false, false], [false, true], [true, false], [true, true]] {
+            let [a, b] = loads(starts, penalized);
+            let expected = a.pending_cost(|| now) <= b.pending_cost(|| now);
+            assert_eq!(
+                a.has_fewer(&b, || now),
+                expected,
+                "{starts:?} {penalized:?}"
+            );
+            if penalized == [false, false] {
+                assert_eq!(a.has_fewer(&b, || unreachable!()), expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_short_way_to_a_decay_is_the_long_way_to_five_digits() {
+    let rate = rate(Duration::from_secs(10));
+    for units in (0..40_000).step_by(7) {
+        let exact = (-f64::from(units) * f64::from(rate)).exp();
+        let short = f64::from(kept(0, units, rate));
+        assert!((short - exact).abs() < 1e-5, "{units}: {short} {exact}");
+    }
+}
+
+#[test]
 fn a_fast_failure_costs_more_than_a_slow_success_and_fades_soon() {
     let (failing, now) = load();
     let (slow, _) = load();

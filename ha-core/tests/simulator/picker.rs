@@ -152,7 +152,7 @@ impl Picker {
         let wins = if self.policy == Policy::PeakEwma {
             view.load(a).beats(view.load(b), now)
         } else {
-            view.load(a).pending_cost(|| now) <= view.load(b).pending_cost(|| now)
+            view.load(a).has_fewer(view.load(b), || now)
         };
         if wins { a } else { b }
     }

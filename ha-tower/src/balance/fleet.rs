@@ -10,7 +10,7 @@ use ha_core::pick::Cursor;
 use ha_core::spread::{self, Layout, Shares};
 
 use super::State;
-use super::pick::{Choice, Mode, Pick};
+use super::pick::{Choice, Mode, Pick, Slot};
 use super::policy::{Policy, Table};
 use crate::clock::Moment;
 use crate::tried::Tried;
@@ -103,9 +103,14 @@ impl Fleet {
     }
 
     #[inline]
-    pub(super) fn pick(&self, ask: Ask<'_>, now: &Moment) -> Option<(&Group, Choice)> {
+    pub(super) fn pick(
+        &self,
+        ask: &Ask<'_>,
+        now: &Moment,
+        slot: &mut Slot,
+    ) -> Option<(&Group, Choice)> {
         let [only] = &*self.groups else {
-            return self.pick_group(ask, now);
+            return self.pick_group(ask, now, slot);
         };
         let pick = Pick {
             group: only,
@@ -113,20 +118,17 @@ impl Fleet {
             ask,
             now,
         };
-        let choice = pick.run().or_else(|| {
-            ask.tried?;
-            pick.without_tried().run()
-        })?;
+        let choice = pick.run(slot).or_else(|| pick.run_again(slot))?;
         Some((only, choice))
     }
 
     #[inline(never)]
-    fn pick_group(&self, ask: Ask<'_>, now: &Moment) -> Option<(&Group, Choice)> {
+    fn pick_group(&self, ask: &Ask<'_>, now: &Moment, slot: &mut Slot) -> Option<(&Group, Choice)> {
         let shares = self.shares.load();
         // A key must not come to another group with each request; and the pick inside needs other bits.
         let spot = ask.hash.unwrap_or(ask.random);
         let drawn = shares.draw(hash_key(&spot.to_le_bytes()))?;
-        let among = |ask| {
+        let mut among = |ask: &Ask<'_>| {
             let order = std::iter::once(drawn).chain(shares.others(drawn));
             order
                 .filter_map(|g| Some((g, self.groups.get(g)?)))
@@ -138,12 +140,15 @@ impl Fleet {
                         ask,
                         now,
                     };
-                    pick.run().map(|choice| (group, choice))
+                    pick.run(slot).map(|choice| (group, choice))
                 })
         };
         among(ask).or_else(|| {
             ask.tried?;
-            among(Ask { tried: None, ..ask })
+            among(&Ask {
+                tried: None,
+                ..*ask
+            })
         })
     }
 }

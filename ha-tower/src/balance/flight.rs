@@ -7,7 +7,7 @@ use ha_core::outlier;
 
 use super::State;
 use super::fleet::Lane;
-use super::pick::Choice;
+use super::pick::{Choice, Slot};
 use super::protocol::Verdict;
 use crate::breaker::settle;
 use crate::clock::{self, Moment};
@@ -45,7 +45,14 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    pub(super) fn key(&self) -> &EndpointKey {
+        &self.state.key
+    }
+}
+
 impl Drop for InFlight {
+    #[inline]
     fn drop(&mut self) {
         self.state.load.finish();
         if let Some(lane) = &self.lane {
@@ -54,77 +61,92 @@ impl Drop for InFlight {
     }
 }
 
-/// One attempt between its pick and its outcome. Dropped before the outcome, it gives everything back.
-#[derive(Debug)]
+/// One attempt between its pick and its outcome. Dropped before the outcome, it gives everything back. The default is none at all.
+#[derive(Debug, Default)]
 pub(super) struct Flight {
-    in_flight: Option<InFlight>,
-    permit: Option<Permit>,
+    // Apart from each other: read as one right after they were written as two, they make the reader wait.
+    state: Option<Arc<State>>,
+    lane: Option<Arc<Lane>>,
+    permit: Slot,
     // None when nobody wants to know how long it takes.
     started: Option<Instant>,
 }
 
 impl Flight {
+    /// Where the pick puts the permit.
+    pub(super) fn slot(&mut self) -> &mut Slot {
+        &mut self.permit
+    }
+
+    #[inline]
     pub(super) fn start(
+        &mut self,
         state: &Arc<State>,
         lane: &Arc<Lane>,
         choice: Choice,
         started: Option<Instant>,
-    ) -> Self {
+    ) {
         if !choice.has_place {
             state.load.start();
         }
         if let Some(now) = started {
             state.load.picked(now);
         }
-        Self {
-            in_flight: Some(InFlight {
-                state: state.clone(),
-                lane: choice.has_place.then(|| lane.clone()),
-            }),
-            permit: choice.permit,
-            started,
+        self.started = started;
+        if choice.has_place {
+            self.lane = Some(lane.clone());
         }
+        self.state = Some(state.clone());
     }
 
     pub(super) fn key(&self) -> Option<&EndpointKey> {
-        self.in_flight.as_ref().map(|flight| &flight.state.key)
+        self.state.as_ref().map(|state| &state.key)
     }
 
-    /// Takes the outcome, and returns what holds the request in flight.
+    /// Takes the outcome, and returns what holds the request in flight. None when it was taken before.
+    #[inline]
     pub(super) fn finish(&mut self, verdict: &Verdict) -> Option<InFlight> {
-        let in_flight = self.in_flight.take()?;
-        let state = &in_flight.state;
+        let in_flight = InFlight {
+            state: self.state.take()?,
+            lane: self.lane.take(),
+        };
+        let state = &*in_flight.state;
         let now = Moment::default();
-        self.measure(state, verdict, &now);
-        match (verdict.outcome, self.permit.take()) {
-            (Some(outcome), Some(permit)) if !verdict.provisional => {
-                take_outcome(state, permit, outcome, &now);
-            }
-            (None, Some(permit)) if verdict.pushed_back && permit.is_probe() => {
-                take_outcome(state, permit, Outcome::Success, &now);
-            }
-            (_, Some(permit)) => state.breaker.release(permit),
-            (_, None) => {}
+        charge(state, verdict, &now);
+        if let Some(started) = self.started {
+            measure(state, verdict, started, &now);
+        }
+        if let Some(permit) = self.permit.take() {
+            give_back(state, permit, verdict, &now);
         }
         Some(in_flight)
     }
+}
 
-    fn measure(&self, state: &State, verdict: &Verdict, now: &Moment) {
-        charge(state, verdict, now);
-        let Some(started) = self.started else {
-            return;
-        };
-        let elapsed = || now.get().saturating_duration_since(started);
-        if verdict.outcome == Some(Outcome::Success) {
-            state.load.record(elapsed(), now.get());
+#[inline]
+fn give_back(state: &State, permit: Permit, verdict: &Verdict, now: &Moment) {
+    match verdict.outcome {
+        Some(outcome) if !verdict.provisional => take_outcome(state, permit, outcome, now),
+        None if verdict.pushed_back && permit.is_probe() => {
+            take_outcome(state, permit, Outcome::Success, now);
         }
-        if verdict.unanswered {
-            state.load.record_unanswered(elapsed(), now.get());
-        }
+        _ => state.breaker.release(permit),
+    }
+}
+
+#[inline]
+fn measure(state: &State, verdict: &Verdict, started: Instant, now: &Moment) {
+    let elapsed = || now.get().saturating_duration_since(started);
+    if verdict.outcome == Some(Outcome::Success) {
+        state.load.record(elapsed(), now.get());
+    }
+    if verdict.unanswered {
+        state.load.record_unanswered(elapsed(), now.get());
     }
 }
 
 /// Tells the load, the ejector and the endpoint itself what the verdict says.
+#[inline]
 fn charge(state: &State, verdict: &Verdict, now: &Moment) {
     let failed = !matches!(verdict.outcome, None | Some(Outcome::Success));
     if failed || verdict.pushed_back {
@@ -138,6 +160,7 @@ fn charge(state: &State, verdict: &Verdict, now: &Moment) {
     }
 }
 
+#[inline]
 fn take_outcome(state: &State, permit: Permit, outcome: Outcome, now: &Moment) {
     if let Some(changed) = settle(&state.breaker, permit, outcome, || now.get()) {
         state.breaker_changed(changed);
@@ -145,8 +168,11 @@ fn take_outcome(state: &State, permit: Permit, outcome: Outcome, now: &Moment) {
 }
 
 impl Drop for Flight {
+    #[inline]
     fn drop(&mut self) {
-        let unanswered = Verdict::neutral().unanswered();
-        drop(self.finish(&unanswered));
+        if self.state.is_some() {
+            let unanswered = Verdict::neutral().unanswered();
+            drop(self.finish(&unanswered));
+        }
     }
 }

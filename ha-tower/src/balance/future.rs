@@ -2,7 +2,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ha_core::endpoint::EndpointKey;
 use tower::BoxError;
 use tower_service::Service;
 
@@ -21,7 +20,7 @@ pin_project_lite::pin_project! {
         // Before the flight, so that the call is gone when the place is given back.
         #[pin]
         step: Step<S, R, S::Future>,
-        flight: Option<Flight>,
+        flight: Flight,
         protocol: P,
     }
 }
@@ -36,30 +35,33 @@ pin_project_lite::pin_project! {
 }
 
 impl<S: Service<R>, R, P> ResponseFuture<S, R, P> {
+    #[inline]
     pub(super) fn unavailable(protocol: P, known: usize) -> Self {
         Self {
             step: Step::Unavailable { known },
-            flight: None,
+            flight: Flight::default(),
             protocol,
         }
     }
 
-    pub(super) fn picked(protocol: P, flight: Flight, service: S, request: R) -> Self {
-        Self {
-            step: Step::Waiting {
-                service,
-                request: Some(request),
-            },
-            flight: Some(flight),
-            protocol,
-        }
+    /// The flight, to be started where it stays: a copy of it costs as much as the pick.
+    pub(super) fn flight(&mut self) -> &mut Flight {
+        &mut self.flight
+    }
+
+    #[inline]
+    pub(super) fn wait_for(&mut self, service: S, request: R) {
+        self.step = Step::Waiting {
+            service,
+            request: Some(request),
+        };
     }
 }
 
 impl<S: Service<R>, R, P> std::fmt::Debug for ResponseFuture<S, R, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("endpoint", &self.flight.as_ref().and_then(Flight::key))
+            .field("endpoint", &self.flight.key())
             .finish_non_exhaustive()
     }
 }
@@ -94,27 +96,16 @@ where
             }
         };
         let verdict = this.protocol.classify(result.as_ref());
-        // Before `finish` empties it.
-        let endpoint = |flight: &Option<Flight>| -> Option<EndpointKey> {
-            flight.as_ref().and_then(Flight::key).cloned()
+        let Some(in_flight) = this.flight.finish(&verdict) else {
+            // Polled again after it was ready.
+            return Poll::Pending;
         };
         Poll::Ready(match result {
-            Ok(response) => match this.flight.take().and_then(|mut f| f.finish(&verdict)) {
-                Some(in_flight) => Ok(this.protocol.finish(response, in_flight)),
-                // Polled again after it was ready.
-                None => return Poll::Pending,
-            },
-            Err(source) => {
-                let endpoint = endpoint(this.flight);
-                drop(this.flight.take().and_then(|mut f| f.finish(&verdict)));
-                match endpoint {
-                    Some(endpoint) => Err(Error::Endpoint {
-                        endpoint,
-                        source: source.into(),
-                    }),
-                    None => return Poll::Pending,
-                }
-            }
+            Ok(response) => Ok(this.protocol.finish(response, in_flight)),
+            Err(source) => Err(Error::Endpoint {
+                endpoint: in_flight.key().clone(),
+                source: source.into(),
+            }),
         })
     }
 }

@@ -1,13 +1,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use ha_core::endpoint::Endpoint;
 
 use super::changes::Changes;
 use super::fleet::{Ask, Fleet, Group};
-use super::flight::Flight;
-use super::pick::Choice;
+use super::pick::{Choice, Slot};
 use super::service::Control;
 use super::{Event, State};
 use crate::clock::Moment;
@@ -76,14 +76,15 @@ impl<S> Shared<S> {
     fn pick_surely<'a>(
         &self,
         members: &'a Members<S>,
-        ask: Ask<'_>,
+        ask: &Ask<'_>,
+        slot: &mut Slot,
     ) -> Option<(&'a Group, Choice)> {
         for _ in 0..LOOKS {
             let now = Moment::default();
             self.changes
                 .look_surely(now.get(), |at| members.fleet.refresh(at));
             self.tell_panic(members);
-            let picked = members.fleet.pick(ask, &now);
+            let picked = members.fleet.pick(ask, &now, slot);
             if picked.is_some() || !self.changes.is_dirty() {
                 return picked;
             }
@@ -91,24 +92,27 @@ impl<S> Shared<S> {
         None
     }
 
-    /// Picks by the rules of the [module](super), and starts the flight.
+    /// Picks by the rules of the [module](super). What was picked is in no flight yet.
+    #[inline]
     pub(super) fn pick<'a>(
         &self,
         members: &'a Members<S>,
-        ask: Ask<'_>,
-    ) -> Option<(&'a Member<S>, Flight)> {
-        let now = Moment::default();
-        self.look(members, &now);
-        let picked = members.fleet.pick(ask, &now);
-        let (group, choice) = picked.or_else(|| self.pick_surely(members, ask))?;
-        let index = choice.index;
-        let state = &group.states[index];
+        ask: &Ask<'_>,
+        now: &Moment,
+        slot: &mut Slot,
+    ) -> Option<(&'a Group, Choice)> {
+        self.look(members, now);
+        let picked = members.fleet.pick(ask, now, slot);
+        picked.or_else(|| self.pick_surely(members, ask, slot))
+    }
+
+    /// When a flight that begins now began, if anybody wants to know.
+    #[inline]
+    pub(super) fn started(&self, state: &State, now: &Moment) -> Option<Instant> {
         if self.control.counts_picks {
             state.picked();
         }
-        let started = self.control.measures.then(|| now.get());
-        let flight = Flight::start(state, &group.lane, choice, started);
-        Some((&members.list[group.members[index] as usize], flight))
+        self.control.measures.then(|| now.get())
     }
 }
 

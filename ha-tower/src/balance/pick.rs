@@ -43,22 +43,23 @@ impl Mode {
     }
 }
 
-/// Who was picked.
-#[derive(Debug)]
+/// Who was picked. Its permit is where the pick was told to put it: all that is returned on the hot path goes into registers.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Choice {
     /// The position in the group.
-    pub(super) index: usize,
-    // In panic there may be none.
-    pub(super) permit: Option<Permit>,
+    pub(super) index: u32,
     /// Whether it is counted in flight already, there and in the lane.
     pub(super) has_place: bool,
 }
+
+/// Where the permit of who was picked goes. In panic there may be none.
+pub(super) type Slot = Option<Permit>;
 
 /// One look for an endpoint among those of a group.
 pub(super) struct Pick<'a> {
     pub(super) group: &'a Group,
     pub(super) mode: Mode,
-    pub(super) ask: Ask<'a>,
+    pub(super) ask: &'a Ask<'a>,
     pub(super) now: &'a Moment,
 }
 
@@ -78,31 +79,40 @@ enum Rank {
 }
 
 impl<'a> Pick<'a> {
-    pub(super) fn without_tried(&self) -> Self {
+    /// Those that were tried are better than none.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn run_again(&self, slot: &mut Slot) -> Option<Choice> {
+        self.ask.tried?;
         let ask = Ask {
             tried: None,
-            ..self.ask
+            ..*self.ask
         };
-        Self { ask, ..*self }
+        let again = Pick {
+            group: self.group,
+            mode: self.mode,
+            ask: &ask,
+            now: self.now,
+        };
+        again.run(slot)
     }
 
-    #[inline]
-    pub(super) fn run(&self) -> Option<Choice> {
+    pub(super) fn run(&self, slot: &mut Slot) -> Option<Choice> {
         match &self.group.table {
-            Table::PeakEwma(draw) => self.best_of_two(draw, |a, b| self.costs_less(a, b)),
-            Table::LeastRequest(draw) => self.best_of_two(draw, |a, b| self.has_less(a, b)),
-            Table::Random(draw) => self.any(draw),
-            Table::RoundRobin(schedule) => self.turn(schedule),
+            Table::PeakEwma(draw) => self.best_of_two(draw, slot, |a, b| self.costs_less(a, b)),
+            Table::LeastRequest(draw) => self.best_of_two(draw, slot, |a, b| self.has_less(a, b)),
+            Table::Random(draw) => self.any(draw, slot),
+            Table::RoundRobin(schedule) => self.turn(schedule, slot),
             Table::Hashed { hashes, bound } => {
                 // One without a key has a random one.
                 let hash = self.ask.hash.unwrap_or(self.ask.random);
                 return match bound {
-                    None => self.preferred(hashes, hash),
-                    Some(bound) => self.bounded(hashes, bound, hash),
+                    None => self.preferred(hashes, hash, slot),
+                    Some(bound) => self.bounded(hashes, bound, hash, slot),
                 };
             }
         }
-        .or_else(|| self.scan())
+        .or_else(|| self.scan(slot))
     }
 
     fn state(&self, index: usize) -> &'a Arc<State> {
@@ -152,22 +162,27 @@ impl<'a> Pick<'a> {
         }
     }
 
-    fn admit(&self, index: usize) -> Option<Choice> {
+    #[inline]
+    fn admit(&self, index: usize, slot: &mut Slot) -> Option<Choice> {
         let breaker = &self.state(index).breaker;
-        let permit = match breaker.try_admit_with(|| self.now.get()) {
-            Ok(permit) => Some(permit),
-            Err(_) if self.mode.panics() => None,
+        match breaker.try_admit_with(|| self.now.get()) {
+            Ok(permit) => *slot = Some(permit),
+            Err(_) if self.mode.panics() => *slot = None,
             Err(_) => return None,
-        };
+        }
         Some(Choice {
-            index,
-            permit,
+            index: index as u32,
             has_place: false,
         })
     }
 
     #[inline]
-    fn best_of_two(&self, draw: &Draw, better: impl Fn(usize, usize) -> bool) -> Option<Choice> {
+    fn best_of_two(
+        &self,
+        draw: &Draw,
+        slot: &mut Slot,
+        better: impl Fn(usize, usize) -> bool,
+    ) -> Option<Choice> {
         let mut random = self.ask.random;
         for _ in 0..PAIRS {
             let (a, b) = draw.two(random)?;
@@ -175,7 +190,7 @@ impl<'a> Pick<'a> {
             let Some(b) = b else {
                 return match self.rank(a) {
                     Rank::Out => None,
-                    _ => self.admit(a),
+                    _ => self.admit(a, slot),
                 };
             };
             let first = match (self.rank(a), self.rank(b)) {
@@ -188,7 +203,7 @@ impl<'a> Pick<'a> {
                 _ => None,
             };
             // Another thread may have taken the probe since.
-            if let Some(choice) = first.and_then(|index| self.admit(index)) {
+            if let Some(choice) = first.and_then(|index| self.admit(index, slot)) {
                 return Some(choice);
             }
             random = fastrand::u64(..);
@@ -202,16 +217,16 @@ impl<'a> Pick<'a> {
     }
 
     fn has_less(&self, a: usize, b: usize) -> bool {
-        let cost = |index| self.state(index).load.pending_cost(|| self.now.get());
-        cost(a) <= cost(b)
+        let load = |index| &self.state(index).load;
+        load(a).has_fewer(load(b), || self.now.get())
     }
 
-    fn any(&self, draw: &Draw) -> Option<Choice> {
+    fn any(&self, draw: &Draw, slot: &mut Slot) -> Option<Choice> {
         let mut random = self.ask.random;
         for _ in 0..TRIES {
             let index = draw.one(random)?;
             if matches!(self.rank(index), Rank::Open | Rank::Probe)
-                && let Some(choice) = self.admit(index)
+                && let Some(choice) = self.admit(index, slot)
             {
                 return Some(choice);
             }
@@ -220,7 +235,7 @@ impl<'a> Pick<'a> {
         None
     }
 
-    fn turn(&self, schedule: &Schedule) -> Option<Choice> {
+    fn turn(&self, schedule: &Schedule, slot: &mut Slot) -> Option<Choice> {
         let mut warming = 0;
         for _ in 0..schedule.len() {
             let index = schedule.next(&self.group.lane.cursor)?;
@@ -228,7 +243,7 @@ impl<'a> Pick<'a> {
                 Rank::Out => continue,
                 Rank::Warming if warming < TRIES => warming += 1,
                 _ => {
-                    if let Some(choice) = self.admit(index) {
+                    if let Some(choice) = self.admit(index, slot) {
                         return Some(choice);
                     }
                 }
@@ -239,51 +254,69 @@ impl<'a> Pick<'a> {
 
     /// Anyone from a random place on, for when draws have found nobody.
     #[cold]
-    fn scan(&self) -> Option<Choice> {
+    fn scan(&self, slot: &mut Slot) -> Option<Choice> {
         let n = self.group.states.len();
         let start = (self.ask.random % n.max(1) as u64) as usize;
         let all = || (start..n).chain(0..start);
-        self.first_of(all())
+        self.first_of(all(), slot)
     }
 
     /// The first that is not out. One that ramps only when there is no other.
-    fn first_of(&self, order: impl Iterator<Item = usize> + Clone) -> Option<Choice> {
+    fn first_of(
+        &self,
+        order: impl Iterator<Item = usize> + Clone,
+        slot: &mut Slot,
+    ) -> Option<Choice> {
         let ready = |index: &usize| matches!(self.rank(*index), Rank::Open | Rank::Probe);
         let not_out = |index: &usize| self.rank(*index) != Rank::Out;
-        let first = order.clone().filter(ready).find_map(|i| self.admit(i));
-        first.or_else(|| order.filter(not_out).find_map(|i| self.admit(i)))
+        let mut admit = |i| self.admit(i, slot);
+        let first = order.clone().filter(ready).find_map(&mut admit);
+        first.or_else(|| order.filter(not_out).find_map(admit))
     }
 
-    fn preferred(&self, hashes: &Hashes, hash: u64) -> Option<Choice> {
+    fn preferred(&self, hashes: &Hashes, hash: u64, slot: &mut Slot) -> Option<Choice> {
         let first = hashes.pick(hash)?;
         if self.rank(first) == Rank::Open
-            && let Some(choice) = self.admit(first)
+            && let Some(choice) = self.admit(first, slot)
         {
             return Some(choice);
         }
-        self.first_of(hashes.candidates(hash))
+        self.first_of(hashes.candidates(hash), slot)
     }
 
-    fn bounded(&self, hashes: &Hashes, bound: &Bound, hash: u64) -> Option<Choice> {
+    fn bounded(
+        &self,
+        hashes: &Hashes,
+        bound: &Bound,
+        hash: u64,
+        slot: &mut Slot,
+    ) -> Option<Choice> {
         let total = &self.group.lane.in_flight;
         let order = || hashes.candidates(hash);
-        let mut choice = None;
+        let mut index = 0;
+        let mut taken = false;
         for _ in 0..WALKS {
-            let attempt = |index, cap| self.take_place(index, cap, false, &mut choice);
+            let attempt = |i, cap| self.take_place(i, cap, false, slot, &mut index);
             match bound.take(total, order(), attempt) {
-                Ok(_) => return choice,
+                Ok(_) => {
+                    taken = true;
+                    break;
+                }
                 Err(Refused::Full) => {}
                 Err(_) => break,
             }
         }
         // With part of the weight out there may not be room for all within the bound.
         for warming in [false, true] {
-            let attempt = |index, cap| self.take_place(index, cap, warming, &mut choice);
-            if bound.take_widening(total, order(), attempt).is_ok() {
-                return choice;
+            if !taken {
+                let attempt = |i, cap| self.take_place(i, cap, warming, slot, &mut index);
+                taken = bound.take_widening(total, order(), attempt).is_ok();
             }
         }
-        None
+        taken.then_some(Choice {
+            index,
+            has_place: true,
+        })
     }
 
     fn take_place(
@@ -291,7 +324,8 @@ impl<'a> Pick<'a> {
         index: usize,
         cap: u32,
         warming: bool,
-        choice: &mut Option<Choice>,
+        slot: &mut Slot,
+        taken: &mut u32,
     ) -> Attempt {
         match self.rank(index) {
             Rank::Out => return Attempt::Unavailable,
@@ -302,12 +336,9 @@ impl<'a> Pick<'a> {
         if !load.try_start(cap) {
             return Attempt::Full;
         }
-        match self.admit(index) {
-            Some(admitted) => {
-                *choice = Some(Choice {
-                    has_place: true,
-                    ..admitted
-                });
+        match self.admit(index, slot) {
+            Some(choice) => {
+                *taken = choice.index;
                 Attempt::Taken
             }
             None => {

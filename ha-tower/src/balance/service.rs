@@ -17,7 +17,7 @@ use super::fleet::{Ask, Fleet, Lanes};
 use super::future::ResponseFuture;
 use super::members::{Member, Members, Shared};
 use super::{Any, Error, Event, Policy, Protocol, State, outlier};
-use crate::clock;
+use crate::clock::{self, Moment};
 
 /// One service over many endpoints. See the [module](super).
 #[derive(Debug)]
@@ -286,6 +286,7 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, request: R) -> ResponseFuture<S, R, P> {
         let members = self.shared.members.load();
         let tried = self.protocol.tried(&request);
@@ -296,17 +297,22 @@ where
             hash: key.and_then(|key| self.protocol.hash(&request, key)),
             random: fastrand::u64(..),
         };
-        let Some((member, flight)) = self.shared.pick(&members, ask) else {
-            return ResponseFuture::unavailable(self.protocol.clone(), members.list.len());
+        let now = Moment::default();
+        let mut future = ResponseFuture::unavailable(self.protocol.clone(), members.list.len());
+        let slot = future.flight().slot();
+        let Some((group, choice)) = self.shared.pick(&members, &ask, &now, slot) else {
+            return future;
         };
+        let state = &group.states[choice.index as usize];
+        let member = &members.list[group.members[choice.index as usize] as usize];
+        let started = self.shared.started(state, &now);
+        // Before anything that can panic.
+        let flight = future.flight();
+        flight.start(state, &group.lane, choice, started);
         if let Some(tried) = tried {
-            tried.record(member.state.key.clone());
+            tried.record(state.key.clone());
         }
-        ResponseFuture::picked(
-            self.protocol.clone(),
-            flight,
-            member.service.clone(),
-            request,
-        )
+        future.wait_for(member.service.clone(), request);
+        future
     }
 }
