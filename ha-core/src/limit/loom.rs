@@ -39,7 +39,23 @@ fn a_place_that_becomes_free_is_seen_by_who_leaves_or_by_who_begins_to_wait() {
     });
 }
 
-/// The negative control: who waits and looks only before it says so can be forgotten.
+#[test]
+fn a_limit_that_rises_is_seen_by_who_raises_it_or_by_who_begins_to_wait() {
+    ::loom::model(|| {
+        let places = Arc::new(Places::new(1));
+        assert!(places.try_enter(u32::MAX).is_some());
+        let raising = {
+            let places = places.clone();
+            thread::spawn(move || places.set_limit(2))
+        };
+        places.wait();
+        let entered = places.enter_for_waiter(u32::MAX).is_some();
+        let told = raising.join().unwrap();
+        assert!(entered || told, "forgotten");
+    });
+}
+
+/// The negative control: who looks only before it says that it waits can be forgotten.
 #[test]
 #[should_panic(expected = "forgotten")]
 fn looking_before_saying_that_one_waits_is_found_out() {

@@ -1,94 +1,121 @@
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU64, Ordering};
+
+const BITS: u32 = 20;
+const MASK: u64 = (1 << BITS) - 1;
+const ONE_WAITS: u64 = 1 << BITS;
 
 /// Counts what is under way against a limit. Lock-free: entering is one compare-and-swap, leaving one subtraction.
 ///
-/// It also knows whether somebody waits, so that nobody who comes later overtakes them, and so that whoever leaves knows
-/// that there is somebody to let in. The rule that makes no waiter be forgotten: who waits says so first ([`wait`](Self::wait)) and
-/// then tries once more to enter; who leaves gives the place back first and then looks whether somebody waits.
+/// The limit, what is under way and how many wait are one word. So nobody overtakes those who wait, and no waiter is
+/// forgotten: of one who leaves and one who begins to wait at the same time, the later one sees the other. In words of their own
+/// each could miss the other.
 #[derive(Debug)]
 pub struct Places {
-    limit: AtomicU32,
-    in_flight: AtomicU32,
-    waiting: AtomicU32,
+    // From the top: the limit, the waiting, those under way; 20 bits each.
+    word: AtomicU64,
 }
 
-// Sequentially consistent throughout: the rule above is two stores, each followed by a load of the other's word, which weaker
-// orders may turn around.
-const ORDER: Ordering = Ordering::SeqCst;
+/// What a word says.
+#[derive(Debug, Clone, Copy)]
+struct Seen(u64);
+
+impl Seen {
+    const fn in_flight(self) -> u64 {
+        self.0 & MASK
+    }
+
+    const fn waiting(self) -> u64 {
+        self.0 >> BITS & MASK
+    }
+
+    const fn limit(self) -> u64 {
+        self.0 >> (2 * BITS)
+    }
+}
 
 impl Places {
-    /// So many places, all free.
+    /// The highest limit there is.
+    pub const MOST: u32 = MASK as u32;
+
+    /// So many places, [`MOST`](Self::MOST) at most, all free.
     #[must_use]
     pub fn new(limit: u32) -> Self {
         Self {
-            limit: AtomicU32::new(limit),
-            in_flight: AtomicU32::new(0),
-            waiting: AtomicU32::new(0),
+            word: AtomicU64::new(u64::from(limit.min(Self::MOST)) << (2 * BITS)),
         }
     }
 
     /// Takes a place if one of the limit's, and of the first `cap`, is free and nobody waits; says how many are under way with
     /// this one.
     pub fn try_enter(&self, cap: u32) -> Option<u32> {
-        if self.waiting.load(ORDER) > 0 {
-            return None;
-        }
-        self.enter_for_waiter(cap)
+        self.enter(cap, |seen| seen.waiting() == 0)
     }
 
     /// Takes a place for one who waits.
     pub fn enter_for_waiter(&self, cap: u32) -> Option<u32> {
-        let cap = self.limit.load(ORDER).min(cap);
-        let mut now = self.in_flight.load(ORDER);
-        while now < cap {
-            match self
-                .in_flight
-                .compare_exchange_weak(now, now + 1, ORDER, ORDER)
-            {
-                Ok(_) => return Some(now + 1),
-                Err(other) => now = other,
-            }
-        }
-        None
+        self.enter(cap, |_| true)
     }
 
-    /// Gives a place back; true when somebody waits, who has to be let in now.
+    fn enter(&self, cap: u32, may: impl Fn(Seen) -> bool) -> Option<u32> {
+        // What a place protects is its own; acquiring pairs with the release of whoever had it before.
+        let before = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                let seen = Seen(word);
+                let free = seen.in_flight() < seen.limit().min(u64::from(cap));
+                (free && may(seen)).then_some(word + 1)
+            })
+            .ok()?;
+        Some(Seen(before).in_flight() as u32 + 1)
+    }
+
+    /// Gives a place back; true when somebody waits, who has to be let in now. To be called once for each place taken.
     #[must_use = "who waits has to be let in"]
     pub fn leave(&self) -> bool {
-        self.in_flight.fetch_sub(1, ORDER);
-        self.waiting.load(ORDER) > 0
+        Seen(self.word.fetch_sub(1, Ordering::AcqRel)).waiting() > 0
     }
 
-    /// One more waits, and tries [`enter_for_waiter`](Self::enter_for_waiter) after this.
+    /// One more waits, and tries [`enter_for_waiter`](Self::enter_for_waiter) after this. There may be [`MOST`](Self::MOST) at once.
     pub fn wait(&self) {
-        self.waiting.fetch_add(1, ORDER);
+        self.word.fetch_add(ONE_WAITS, Ordering::AcqRel);
     }
 
-    /// One waits no longer.
+    /// One waits no longer. To be called once for each [`wait`](Self::wait).
     pub fn stop_waiting(&self) {
-        self.waiting.fetch_sub(1, ORDER);
+        self.word.fetch_sub(ONE_WAITS, Ordering::AcqRel);
     }
 
-    /// Another limit. What is under way goes on, even beyond it.
-    pub fn set_limit(&self, limit: u32) {
-        self.limit.store(limit, ORDER);
+    /// Another limit, [`MOST`](Self::MOST) at most; true when somebody waits, for whom there may be room now. What is under way goes on, even
+    /// beyond it.
+    pub fn set_limit(&self, limit: u32) -> bool {
+        let limit = u64::from(limit.min(Self::MOST)) << (2 * BITS);
+        let before = self
+            .word
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                Some(limit | word & (MASK << BITS | MASK))
+            });
+        Seen(before.unwrap_or_else(|word| word)).waiting() > 0
     }
 
     /// How many may be under way.
     #[must_use]
     pub fn limit(&self) -> u32 {
-        self.limit.load(ORDER)
+        self.seen().limit() as u32
     }
 
     /// How many are under way.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(ORDER)
+        self.seen().in_flight() as u32
     }
 
     /// How many wait.
     #[must_use]
     pub fn waiting(&self) -> u32 {
-        self.waiting.load(ORDER)
+        self.seen().waiting() as u32
+    }
+
+    fn seen(&self) -> Seen {
+        Seen(self.word.load(Ordering::Acquire))
     }
 }

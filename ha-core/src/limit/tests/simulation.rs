@@ -313,8 +313,7 @@ impl World {
         if let Some(adaptive) = &self.adaptive
             && let Some(change) = adaptive.record(ending, in_flight, now, || self.random.unit())
         {
-            self.places.set_limit(change.to);
-            someone_waits = self.places.waiting() > 0;
+            someone_waits |= self.places.set_limit(change.to);
         }
         while someone_waits {
             let Some(in_flight) = self.places.enter_for_waiter(u32::MAX) else {
