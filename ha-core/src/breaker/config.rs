@@ -22,6 +22,51 @@ pub struct Config {
     pub open_max: Duration,
     /// Probes that must succeed, one after the other, before it closes. Default 2.
     pub probes: u32,
+    /// A probe that has not come back after this long is given up, and the next call is the probe. Default 30 s, longer than callers wait:
+    /// it only matters where a call has no timeout of its own.
+    pub probe_timeout: Duration,
+    /// Whether slow calls trip it as well. Default none: what is slow depends on the service.
+    pub slow_calls: Option<SlowCalls>,
+}
+
+/// When slow calls trip a breaker. It needs [`Config::minimum_calls`] in the window, as the failure ratio does.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct SlowCalls {
+    /// A call that takes longer than this is slow, whether it succeeds or not.
+    pub threshold: Duration,
+    /// Trips when at least this share of the calls in the window was slow. Default 0.8: a service of which every other call is slow still
+    /// does half its work.
+    pub ratio: f64,
+}
+
+impl SlowCalls {
+    /// Calls that take longer than `threshold` are slow.
+    #[must_use]
+    pub const fn over(threshold: Duration) -> Self {
+        Self {
+            threshold,
+            ratio: 0.8,
+        }
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::positive("breaker.slow_calls.threshold", self.threshold)?;
+        ConfigError::at_most_a_day("breaker.slow_calls.threshold", self.threshold)?;
+        share("breaker.slow_calls.ratio", self.ratio)
+    }
+}
+
+fn share(field: &'static str, ratio: f64) -> Result<(), ConfigError> {
+    // NaN fails this as well.
+    if ratio > 0.0 && ratio <= 1.0 {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        field,
+        ratio,
+        "must be above 0 and at most 1",
+    ))
 }
 
 impl Default for Config {
@@ -34,6 +79,8 @@ impl Default for Config {
             open_min: Duration::from_secs(5),
             open_max: Duration::from_secs(60),
             probes: 2,
+            probe_timeout: Duration::from_secs(30),
+            slow_calls: None,
         }
     }
 }
@@ -44,14 +91,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with the field and the value.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        // NaN fails this as well.
-        if !(self.failure_ratio > 0.0 && self.failure_ratio <= 1.0) {
-            return Err(ConfigError::new(
-                "breaker.failure_ratio",
-                self.failure_ratio,
-                "must be above 0 and at most 1",
-            ));
-        }
+        share("breaker.failure_ratio", self.failure_ratio)?;
         ConfigError::at_least_one("breaker.minimum_calls", self.minimum_calls)?;
         ConfigError::at_least_one("breaker.consecutive_failures", self.consecutive_failures)?;
         ConfigError::at_least_one("breaker.probes", self.probes)?;
@@ -70,14 +110,10 @@ impl Config {
                 "must not be shorter than breaker.open_min",
             ));
         }
-        if self.open_max > Duration::from_secs(86_400) {
-            return Err(ConfigError::new(
-                "breaker.open_max",
-                format_args!("{:?}", self.open_max),
-                "must not be longer than a day",
-            ));
-        }
-        Ok(())
+        ConfigError::at_most_a_day("breaker.open_max", self.open_max)?;
+        ConfigError::positive("breaker.probe_timeout", self.probe_timeout)?;
+        ConfigError::at_most_a_day("breaker.probe_timeout", self.probe_timeout)?;
+        self.slow_calls.as_ref().map_or(Ok(()), SlowCalls::validate)
     }
 
     /// How long to stay open after the `times`-th trip in a row (from 1). `random` is uniform in `0.0..1.0`.

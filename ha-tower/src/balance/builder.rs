@@ -180,7 +180,9 @@ impl<S, P> Builder<S, P> {
         };
         let changes = Arc::new(Changes::new(ejector.transpose()?, listeners, now));
         let control = Control {
-            measures: settings.observes || settings.policy.looks_at_latency(),
+            measures: settings.observes
+                || settings.policy.looks_at_latency()
+                || settings.breaker.slow_calls.is_some(),
             counts_picks: settings.observes,
             policy: settings.policy,
             spread: settings.spread,

@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ha_core::breaker::{Outcome, Permit};
 use ha_core::endpoint::EndpointKey;
@@ -9,7 +9,7 @@ use super::State;
 use super::fleet::Lane;
 use super::pick::{Choice, Slot};
 use super::protocol::Verdict;
-use crate::breaker::settle;
+use crate::breaker::{abandon, settle};
 use crate::clock::{self, Moment};
 
 /// A request that is in flight at an endpoint, until this is dropped.
@@ -17,6 +17,8 @@ pub struct InFlight {
     state: Arc<State>,
     // Where the load is bounded: whose count of all requests this is a part of.
     lane: Option<Arc<Lane>>,
+    // How long the head of its answer took, where the breaker counts slow calls.
+    took: Option<Duration>,
 }
 
 impl std::fmt::Debug for InFlight {
@@ -40,7 +42,7 @@ impl InFlight {
         if let Some(outcome) = verdict.outcome
             && let Ok(permit) = state.breaker.try_admit_with(|| now.get())
         {
-            take_outcome(state, permit, outcome, &now);
+            take_outcome(state, permit, outcome, self.took, &now);
         }
     }
 }
@@ -106,29 +108,38 @@ impl Flight {
     /// Takes the outcome, and returns what holds the request in flight. None when it was taken before.
     #[inline]
     pub(super) fn finish(&mut self, verdict: &Verdict) -> Option<InFlight> {
-        let in_flight = InFlight {
+        let mut in_flight = InFlight {
             state: self.state.take()?,
             lane: self.lane.take(),
+            took: None,
         };
-        let state = &*in_flight.state;
         let now = Moment::default();
-        charge(state, verdict, &now);
+        charge(&in_flight.state, verdict, &now);
         if let Some(started) = self.started {
-            measure(state, verdict, started, &now);
+            measure(&in_flight.state, verdict, started, &now);
+            if in_flight.state.breaker.slow_after().is_some() {
+                in_flight.took = Some(now.get().saturating_duration_since(started));
+            }
         }
         if let Some(permit) = self.permit.take() {
-            give_back(state, permit, verdict, &now);
+            give_back(&in_flight, permit, verdict, &now);
         }
         Some(in_flight)
     }
 }
 
 #[inline]
-fn give_back(state: &State, permit: Permit, verdict: &Verdict, now: &Moment) {
+fn give_back(in_flight: &InFlight, permit: Permit, verdict: &Verdict, now: &Moment) {
+    let (state, took) = (&*in_flight.state, in_flight.took);
     match verdict.outcome {
-        Some(outcome) if !verdict.provisional => take_outcome(state, permit, outcome, now),
+        Some(outcome) if !verdict.provisional => take_outcome(state, permit, outcome, took, now),
         None if verdict.pushed_back && permit.is_probe() => {
-            take_outcome(state, permit, Outcome::Success, now);
+            take_outcome(state, permit, Outcome::Success, took, now);
+        }
+        None if verdict.unanswered => {
+            if let Some(changed) = abandon(&state.breaker, permit, took, || now.get()) {
+                state.breaker_changed(changed);
+            }
         }
         _ => state.breaker.release(permit),
     }
@@ -161,8 +172,14 @@ fn charge(state: &State, verdict: &Verdict, now: &Moment) {
 }
 
 #[inline]
-fn take_outcome(state: &State, permit: Permit, outcome: Outcome, now: &Moment) {
-    if let Some(changed) = settle(&state.breaker, permit, outcome, || now.get()) {
+fn take_outcome(
+    state: &State,
+    permit: Permit,
+    outcome: Outcome,
+    took: Option<Duration>,
+    now: &Moment,
+) {
+    if let Some(changed) = settle(&state.breaker, permit, outcome, took, || now.get()) {
         state.breaker_changed(changed);
     }
 }

@@ -6,6 +6,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 
 use super::{HashKey, InFlight, Protocol, Verdict, by_status};
+use crate::breaker::refused_here;
 use crate::health;
 use crate::tried::Tried;
 
@@ -44,6 +45,9 @@ impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Grpc {
         let Ok(response) = result else {
             return Verdict::failure();
         };
+        if refused_here(response.status(), response.extensions()) {
+            return Verdict::neutral();
+        }
         by_head(response).draining(health::is_draining(response.headers()))
     }
 

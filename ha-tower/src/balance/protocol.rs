@@ -9,6 +9,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
 use super::{HashKey, InFlight};
+use crate::breaker::refused_here;
 use crate::health;
 use crate::tried::Tried;
 
@@ -40,7 +41,7 @@ pub struct Verdict {
     pub(crate) outcome: Option<Outcome>,
     pub(super) retry_after: Option<Duration>,
     pub(super) unanswered: bool,
-    pub(super) pushed_back: bool,
+    pub(crate) pushed_back: bool,
     pub(super) unconnected: bool,
     pub(super) draining: bool,
     pub(super) provisional: bool,
@@ -166,7 +167,8 @@ impl<Req, Res, E> Protocol<Req, Res, E> for Any {
 
 /// HTTP: 5xx and errors are failures, an endpoint that says [`health::DRAINING`] is left at once, 429 is overload, `Retry-After` is heeded, a 503 with `Retry-After` is push-back (an
 /// app that cannot write because its database has no primary still serves reads, and a breaker would end those too), [`Tried`] is looked for in the
-/// extensions, and a request is in flight until its response body has ended.
+/// extensions, and a request is in flight until its response body has ended. A 429 or 503 that was made in this process
+/// ([`LocalReply`](crate::problem::LocalReply)) says nothing about the endpoint.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Http;
 
@@ -183,6 +185,9 @@ impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Http {
 
     fn classify(&self, result: Result<&Response<C>, &E>) -> Verdict {
         match result {
+            Ok(response) if refused_here(response.status(), response.extensions()) => {
+                Verdict::neutral()
+            }
             Ok(response) => by_status(response.status(), response.headers()),
             Err(_) => Verdict::failure(),
         }
