@@ -65,6 +65,47 @@ fn each_thread_gets_what_it_has_paid_for() {
     });
 }
 
+#[test]
+fn requests_counted_in_two_places_pay_for_two_retries_and_no_third() {
+    let now = Instant::now();
+    ::loom::model(move || {
+        let budget = budget(now);
+        budget.deposit_into(1, now);
+        let pay_elsewhere_and_take = move |b: &Budget| {
+            b.deposit_into(0, now);
+            b.withdraw(now)
+        };
+        let other = {
+            let budget = budget.clone();
+            thread::spawn(move || budget.withdraw(now))
+        };
+        let mine = pay_elsewhere_and_take(&budget);
+        let taken = u32::from(mine) + u32::from(other.join().unwrap());
+        assert_eq!(taken + u32::from(budget.withdraw(now)), 2);
+        assert!(!budget.withdraw(now));
+    });
+}
+
+#[test]
+fn a_retry_given_back_while_another_thread_asks_is_taken_once() {
+    let now = Instant::now();
+    ::loom::model(move || {
+        let budget = budget(now);
+        budget.deposit(now);
+        assert!(budget.withdraw(now));
+        let other = {
+            let budget = budget.clone();
+            thread::spawn(move || {
+                budget.refund(now);
+                false
+            })
+        };
+        let mine = budget.withdraw(now);
+        other.join().unwrap();
+        assert_eq!(u32::from(mine) + u32::from(budget.withdraw(now)), 1);
+    });
+}
+
 /// The negative control: the models find what two steps would overdraw.
 #[test]
 #[should_panic(expected = "overdrawn")]

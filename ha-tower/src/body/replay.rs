@@ -8,7 +8,10 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
-use super::BoxError;
+use super::{BoxError, Pieces};
+
+/// Trailers of more fields are not kept, and a body that ends with them is sent once.
+const MOST_TRAILERS: usize = 256;
 
 /// A request body that can be handed to one attempt after another.
 ///
@@ -25,6 +28,8 @@ pub struct Replay<B> {
 enum Source<B> {
     /// Nothing to send: costs no allocation and can be replayed for ever.
     Empty,
+    /// There will be no other reader.
+    Only(B),
     Shared {
         shared: Arc<Mutex<Shared<B>>>,
         reader: u32,
@@ -39,7 +44,7 @@ pub(crate) struct ReplayHandle<B> {
 
 struct Shared<B> {
     body: B,
-    kept: Vec<Bytes>,
+    kept: Pieces,
     kept_bytes: usize,
     limit: usize,
     trailers: Option<HeaderMap>,
@@ -77,6 +82,13 @@ impl<B> Replay<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    /// The one and only reader.
+    pub(crate) fn once(body: B) -> Self {
+        Self {
+            source: Source::Only(body),
+        }
+    }
+
     /// The first reader, and the handle that can start further ones.
     pub(crate) fn new(body: B, limit: usize) -> (Self, ReplayHandle<B>) {
         if body.is_end_stream() {
@@ -87,9 +99,12 @@ where
                 ReplayHandle { shared: None },
             );
         }
+        // What says itself that it is too large is not kept in the first place.
+        let fits = body.size_hint().lower() <= limit as u64;
+        let limit = if fits { limit } else { 0 };
         let shared = Arc::new(Mutex::new(Shared {
             body,
-            kept: Vec::new(),
+            kept: Pieces::default(),
             kept_bytes: 0,
             limit,
             trailers: None,
@@ -185,7 +200,7 @@ where
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.state = State::Failed;
-                self.kept = Vec::new();
+                self.kept = Pieces::default();
                 return Poll::Ready(Some(Err(ReplayError::Body(error.into()))));
             }
             None => {
@@ -200,8 +215,10 @@ where
             }
             Err(frame) => match frame.into_trailers() {
                 Ok(trailers) => {
-                    if self.state == State::Open {
+                    if self.state == State::Open && trailers.len() <= MOST_TRAILERS {
                         self.trailers = Some(trailers.clone());
+                    } else {
+                        self.too_large();
                     }
                     self.end(position);
                     *position += 1;
@@ -217,19 +234,24 @@ where
             return;
         }
         if self.kept_bytes + data.len() > self.limit {
-            self.state = State::TooLarge;
-            self.kept = Vec::new();
+            self.too_large();
         } else {
             self.kept_bytes += data.len();
             self.kept.push(data.clone());
-            *position += 1;
+            // Whoever reads from the stream has read all that is kept, in whatever pieces.
+            *position = self.kept.as_slice().len();
         }
+    }
+
+    fn too_large(&mut self) {
+        self.state = State::TooLarge;
+        self.kept = Pieces::default();
     }
 
     fn end(&mut self, position: &mut usize) {
         if self.state == State::Open {
             self.state = State::Ended;
-            *position = self.kept.len();
+            *position = self.kept.as_slice().len();
         }
     }
 }
@@ -246,29 +268,33 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReplayError>>> {
-        let Source::Shared {
-            shared,
-            reader,
-            position,
-        } = &mut self.source
-        else {
-            return Poll::Ready(None);
+        let (shared, reader, position) = match &mut self.source {
+            Source::Empty => return Poll::Ready(None),
+            Source::Only(body) => {
+                return Pin::new(body)
+                    .poll_frame(cx)
+                    .map_err(|error| ReplayError::Body(error.into()));
+            }
+            Source::Shared {
+                shared,
+                reader,
+                position,
+            } => (shared, reader, position),
         };
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.reader != *reader {
             return Poll::Ready(Some(Err(ReplayError::Revoked)));
         }
         if shared.is_replayable() {
-            if let Some(chunk) = shared.kept.get(*position) {
+            let kept = shared.kept.as_slice();
+            if let Some(chunk) = kept.get(*position) {
                 *position += 1;
                 return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
             }
             if shared.state == State::Ended {
-                let trailers = shared
-                    .trailers
-                    .clone()
-                    .filter(|_| *position == shared.kept.len());
-                *position = shared.kept.len() + 1;
+                let read = kept.len();
+                let trailers = shared.trailers.clone().filter(|_| *position == read);
+                *position = read + 1;
                 return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
             }
         }
@@ -276,34 +302,37 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        let Source::Shared {
-            shared,
-            reader,
-            position,
-        } = &self.source
-        else {
-            return true;
+        let (shared, reader, position) = match &self.source {
+            Source::Empty => return true,
+            Source::Only(body) => return body.is_end_stream(),
+            Source::Shared {
+                shared,
+                reader,
+                position,
+            } => (shared, reader, position),
         };
         let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.reader != *reader {
             return false;
         }
+        let kept = shared.kept.as_slice().len();
         match shared.state {
-            State::Open => *position >= shared.kept.len() && shared.body.is_end_stream(),
-            State::Ended => *position >= shared.kept.len() + usize::from(shared.trailers.is_some()),
+            State::Open => *position >= kept && shared.body.is_end_stream(),
+            State::Ended => *position >= kept + usize::from(shared.trailers.is_some()),
             State::TooLarge => shared.body.is_end_stream(),
             State::Failed => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Source::Shared {
-            shared,
-            reader,
-            position,
-        } = &self.source
-        else {
-            return SizeHint::with_exact(0);
+        let (shared, reader, position) = match &self.source {
+            Source::Empty => return SizeHint::with_exact(0),
+            Source::Only(body) => return body.size_hint(),
+            Source::Shared {
+                shared,
+                reader,
+                position,
+            } => (shared, reader, position),
         };
         let shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.reader != *reader {
@@ -311,6 +340,7 @@ where
         }
         let kept = shared
             .kept
+            .as_slice()
             .iter()
             .skip(*position)
             .map(|chunk| chunk.len() as u64)
@@ -333,6 +363,7 @@ impl<B> fmt::Debug for Replay<B> {
         let mut debug = f.debug_struct("Replay");
         match &self.source {
             Source::Empty => debug.field("empty", &true),
+            Source::Only(_) => debug.field("only", &true),
             Source::Shared {
                 reader, position, ..
             } => debug.field("reader", reader).field("position", position),

@@ -1,4 +1,3 @@
-use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
@@ -8,40 +7,57 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ha_core::budget::Budget;
-use http::{HeaderMap, HeaderValue, Request, Response, request, response};
+use http::{HeaderValue, Request, Response, request};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower_service::Service;
 
+use super::hold::{End, Held, STALLS};
 use super::layer::Config;
-use super::policy::{Safety, Verdict, judge_error, judge_response};
-use super::{Attempts, MARKER};
+use super::policy::{Cause, Judgement, Protocol, Safety, Verdict, judge_error};
+use super::terms::{GaveUp, Granted};
+use super::{Attempts, MARKER, grpc, report};
 use crate::body::{BoxError, Buffered, Replay, ReplayHandle};
 use crate::timeout::Deadline;
 
-/// What the next attempt is made from.
+/// What the next attempt is made from, and by whom.
 #[derive(Debug)]
-pub(super) struct Template<B> {
+pub(super) struct Template<S, B> {
+    inner: S,
     head: request::Parts,
     replay: ReplayHandle<B>,
 }
 
-impl<B> Template<B> {
-    pub(super) const fn new(head: request::Parts, replay: ReplayHandle<B>) -> Self {
-        Self { head, replay }
+impl<S, B> Template<S, B> {
+    pub(super) const fn new(inner: S, head: request::Parts, replay: ReplayHandle<B>) -> Self {
+        Self {
+            inner,
+            head,
+            replay,
+        }
     }
 
     fn deadline(&self) -> Option<Deadline> {
         self.head.extensions.get::<Deadline>().copied()
     }
 
-    fn request(&self, attempt: u32) -> Option<Request<Replay<B>>> {
-        let body = self.replay.restart()?;
-        let mut head = self.head.clone();
-        head.headers.insert(MARKER, HeaderValue::from(attempt));
-        Some(Request::from_parts(head, body))
+    /// The head of attempt number `attempt`; a copy only if there may be one after it.
+    fn head(&mut self, attempt: u32, last: bool, marks: Option<Protocol>) -> request::Parts {
+        let mut head = if last {
+            let (rest, ()) = Request::new(()).into_parts();
+            std::mem::replace(&mut self.head, rest)
+        } else {
+            self.head.clone()
+        };
+        if let Some(protocol) = marks {
+            head.headers.insert(MARKER, HeaderValue::from(attempt));
+            if protocol != Protocol::Http {
+                let before = HeaderValue::from(attempt - 1);
+                head.headers.insert(grpc::PREVIOUS_ATTEMPTS, before);
+            }
+        }
+        head
     }
 }
 
@@ -52,12 +68,12 @@ pin_project! {
         S: Service<Request<Replay<B>>>,
         R: Body,
     {
-        inner: S,
         config: Arc<Config>,
         safety: Safety,
         // `None` when there will be no other attempt.
-        template: Option<Template<B>>,
+        template: Option<Template<S, B>>,
         attempts: u32,
+        most: u32,
         #[pin]
         state: State<S::Future, R, S::Error>,
     }
@@ -65,12 +81,11 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    #[project_replace = StateOwn]
     enum State<F, R, E>
     where
         R: Body,
     {
-        Attempt { #[pin] response: F },
+        Attempt { #[pin] response: F, #[pin] late: Option<Sleep> },
         Hold { held: Option<Held<R>>, #[pin] stall: Sleep, #[pin] release: Sleep },
         Wait { next: Option<Next<R, E>>, #[pin] sleep: Sleep },
         Ready { next: Option<Next<R, E>> },
@@ -87,69 +102,24 @@ struct Next<R: Body, E> {
     granted: Granted,
 }
 
-/// A retry taken out of the budget. Goes back when dropped without having been sent.
-struct Granted {
-    budget: Arc<Budget>,
-    at: std::time::Instant,
-    sent: bool,
-}
-
-impl Granted {
-    fn sent(mut self) {
-        self.sent = true;
+impl<F, R: Body, E> State<F, R, E> {
+    fn attempt(response: F, limit: Option<Duration>) -> Self {
+        let late = limit.map(sleep);
+        Self::Attempt { response, late }
     }
-}
 
-impl Drop for Granted {
-    fn drop(&mut self) {
-        if !self.sent {
-            self.budget.refund(self.at);
-        }
-    }
-}
-
-/// A small response on its way in.
-struct Held<R> {
-    head: response::Parts,
-    known: VecDeque<Bytes>,
-    /// How many more bytes are held; a body may turn out longer than it said.
-    room: u64,
-    body: R,
-}
-
-enum HeldEnd<E> {
-    Complete(Option<HeaderMap>),
-    Broken(E),
-    TooLong,
-}
-
-/// A response that keeps coming is held for this many times as long as one may stall.
-const HOLD_STALLS: u32 = 4;
-
-impl<R: Body<Data = Bytes> + Unpin> Held<R> {
-    /// Ready at the end; `progress` tells whether bytes came.
-    fn poll(&mut self, cx: &mut Context<'_>, progress: &mut bool) -> Poll<HeldEnd<R::Error>> {
-        loop {
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                None => return Poll::Ready(HeldEnd::Complete(None)),
-                Some(Err(error)) => return Poll::Ready(HeldEnd::Broken(error)),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        *progress = true;
-                        let room = self.room.checked_sub(data.len() as u64);
-                        self.known.push_back(data);
-                        match room {
-                            Some(room) => self.room = room,
-                            None => return Poll::Ready(HeldEnd::TooLong),
-                        }
-                    }
-                    Err(frame) => {
-                        if let Ok(trailers) = frame.into_trailers() {
-                            return Poll::Ready(HeldEnd::Complete(Some(trailers)));
-                        }
-                    }
-                },
-            }
+    fn hold(held: Held<R>, config: &Config, deadline: Option<Deadline>) -> Self
+    where
+        R: Body<Data = Bytes> + Unpin,
+    {
+        // Of a stream nobody knows when it ends: it must not wait for its own silence for long.
+        let stalls = if held.is_measured() { STALLS } else { 1 };
+        let latest = Instant::now() + config.hold_stall * stalls;
+        let release = deadline.map_or(latest, |Deadline(at)| at.min(latest));
+        Self::Hold {
+            held: Some(held),
+            stall: sleep(config.hold_stall),
+            release: sleep_until(release),
         }
     }
 }
@@ -160,53 +130,74 @@ where
     R: Body,
 {
     pub(super) fn new(
-        inner: S,
         attempt: S::Future,
         config: Arc<Config>,
         safety: Safety,
-        template: Option<Template<B>>,
+        most: u32,
+        template: Option<Template<S, B>>,
     ) -> Self {
-        let state = State::Attempt { response: attempt };
+        let state = State::attempt(attempt, config.attempt_timeout);
         Self {
-            inner,
             config,
             safety,
             template,
             attempts: 1,
+            most,
             state,
         }
     }
 }
 
-/// The wait before another attempt, if there may be one, and the retry that the budget granted for it.
-fn admit<B>(
-    config: &Config,
-    template: &mut Option<Template<B>>,
+/// What a request allows after an attempt.
+struct Chance<'a, S, B> {
+    config: &'a Config,
+    template: Option<&'a Template<S, B>>,
     attempts: u32,
-    verdict: Verdict,
-) -> Option<(Duration, Granted)> {
-    let Verdict::Retry { after } = verdict else {
-        return None;
-    };
-    let candidate = template.as_ref().filter(|_| attempts < config.attempts)?;
-    if !candidate.replay.is_replayable() {
-        return None;
-    }
-    let wait = after.saturating_add(config.backoff.delay(attempts - 1, fastrand::u64(..)));
-    let now = Instant::now();
-    let at = now.into_std();
-    let too_late = candidate
-        .deadline()
-        .is_some_and(|deadline| deadline.remaining(now) <= wait);
-    // The budget comes last: what is refused for another reason must not cost a retry that others could use.
-    (!too_late && config.budget.withdraw(at)).then(|| {
-        let granted = Granted {
-            budget: Arc::clone(&config.budget),
-            at,
-            sent: false,
+    most: u32,
+}
+
+/// Whether the end of this answer is worth waiting for before its head is passed on.
+fn is_held<R: Body>(config: &Config, response: &Response<R>) -> bool {
+    !response.body().is_end_stream()
+        && match response.body().size_hint().exact() {
+            Some(length) => length <= config.hold_limit,
+            // The status of a call comes with its end, and hardly any answer tells its length.
+            None => {
+                config.rules.protocol != Protocol::Http
+                    && config.hold_limit > 0
+                    && grpc::has_status_to_come(response)
+            }
+        }
+}
+
+impl<S, B> Chance<'_, S, B> {
+    /// The wait before another attempt, if there may be one, and the retry that the budget granted for it.
+    fn ask(&self, judgement: Judgement) -> Option<(Duration, Granted)> {
+        let terms = &self.config.terms;
+        if let Some(header) = judgement.bad_header {
+            report::bad_header(&terms.name, header);
+        }
+        let refused = match judgement.verdict {
+            Verdict::Pass => return None,
+            Verdict::Stop => GaveUp::Pushback,
+            Verdict::Retry { .. } if self.attempts >= self.most => GaveUp::Attempts,
+            Verdict::Retry { after, cause } => {
+                let template = self.template?;
+                let asked = if template.replay.is_replayable() {
+                    let deadline = template.deadline().map(|Deadline(at)| at.into_std());
+                    terms.ask(self.attempts, cause, after, deadline)
+                } else {
+                    Err(GaveUp::Body)
+                };
+                match asked {
+                    Ok(granted) => return Some(granted),
+                    Err(reason) => reason,
+                }
+            }
         };
-        (wait, granted)
-    })
+        terms.give_up(refused);
+        None
+    }
 }
 
 impl<S, B, R> Future for ResponseFuture<S, B, R>
@@ -222,42 +213,37 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let (verdict, last) = match this.state.as_mut().project() {
-                StateProj::Attempt { response } => match ready!(response.poll(cx)) {
-                    Err(error) => (judge_error(&error, *this.safety), Err(error)),
-                    Ok(response) => {
-                        let cap = this.config.retry_after_cap;
-                        let verdict = judge_response(&response, *this.safety, cap);
-                        let hold = verdict == Verdict::Pass
-                            && *this.safety == Safety::Idempotent
-                            && this.template.is_some()
-                            && !response.body().is_end_stream()
-                            && response
-                                .body()
-                                .size_hint()
-                                .exact()
-                                .is_some_and(|length| length <= this.config.hold_limit);
-                        if hold {
-                            let (head, body) = response.into_parts();
-                            let held = Some(Held {
-                                head,
-                                known: VecDeque::new(),
-                                room: this.config.hold_limit,
-                                body,
-                            });
-                            let stall = sleep(this.config.hold_stall);
-                            let latest = Instant::now() + this.config.hold_stall * HOLD_STALLS;
+            let (judgement, last) = match this.state.as_mut().project() {
+                StateProj::Attempt { response, late } => match response.poll(cx) {
+                    Poll::Ready(Err(error)) => {
+                        let verdict = judge_error(&error, *this.safety);
+                        (Judgement::from(verdict), Err(error))
+                    }
+                    Poll::Ready(Ok(response)) => {
+                        let judgement = this.config.rules.judge(&response, *this.safety);
+                        let retryable =
+                            *this.safety == Safety::Idempotent && this.template.is_some();
+                        if retryable
+                            && judgement.verdict == Verdict::Pass
+                            && is_held(this.config, &response)
+                        {
+                            let held = Held::new(response, this.config.hold_limit);
                             let deadline = this.template.as_ref().and_then(Template::deadline);
-                            let release =
-                                sleep_until(deadline.map_or(latest, |Deadline(at)| at.min(latest)));
-                            this.state.set(State::Hold {
-                                held,
-                                stall,
-                                release,
-                            });
+                            this.state.set(State::hold(held, this.config, deadline));
                             continue;
                         }
-                        (verdict, Ok(response.map(Buffered::stream)))
+                        (judgement, Ok(response.map(Buffered::stream)))
+                    }
+                    Poll::Pending => {
+                        let Some(late) = late.as_pin_mut() else {
+                            return Poll::Pending;
+                        };
+                        ready!(late.poll(cx));
+                        let verdict = match *this.safety {
+                            Safety::Idempotent => Verdict::now(Cause::Timeout),
+                            Safety::WhenUnsent | Safety::Once => Verdict::Pass,
+                        };
+                        (Judgement::from(verdict), Ok(this.config.rules.late()))
                     }
                 },
                 StateProj::Hold {
@@ -280,31 +266,22 @@ where
                         }
                         ready!(stall.poll(cx));
                     }
-                    let Some(Held {
-                        head, known, body, ..
-                    }) = held.take()
-                    else {
+                    let Some(held) = held.take() else {
                         unreachable!("held until taken")
                     };
-                    let again = Verdict::Retry {
-                        after: Duration::ZERO,
+                    let again = Judgement::from(Verdict::now(Cause::Broken));
+                    let pass = Judgement::from(Verdict::Pass);
+                    let (judgement, response) = match end {
+                        Poll::Ready(End::Complete(trailers)) => {
+                            let judgement = this.config.rules.judge_end(trailers.as_ref());
+                            (judgement, held.complete(trailers))
+                        }
+                        Poll::Ready(End::Broken(error)) => (again, held.broken(error)),
+                        Poll::Ready(End::TooLong) => (pass, held.resume()),
+                        Poll::Pending if released => (pass, held.resume()),
+                        Poll::Pending => (again, held.resume()),
                     };
-                    let (verdict, body) = match end {
-                        Poll::Ready(HeldEnd::Complete(trailers)) => {
-                            (Verdict::Pass, Buffered::complete(known, trailers))
-                        }
-                        Poll::Ready(HeldEnd::Broken(error)) => {
-                            (again, Buffered::broken(known, error))
-                        }
-                        Poll::Ready(HeldEnd::TooLong) => {
-                            (Verdict::Pass, Buffered::resumed(known, body))
-                        }
-                        Poll::Pending if released => {
-                            (Verdict::Pass, Buffered::resumed(known, body))
-                        }
-                        Poll::Pending => (again, Buffered::resumed(known, body)),
-                    };
-                    (verdict, Ok(Response::from_parts(head, body)))
+                    (judgement, Ok(response))
                 }
                 StateProj::Wait { next, sleep } => {
                     ready!(sleep.poll(cx));
@@ -313,29 +290,41 @@ where
                     continue;
                 }
                 StateProj::Ready { next } => {
-                    let ready = ready!(this.inner.poll_ready(cx));
+                    let Some(template) = this.template.as_mut() else {
+                        unreachable!("kept for this attempt")
+                    };
+                    let ready = ready!(template.inner.poll_ready(cx));
                     let Some(Next { last, granted }) = next.take() else {
                         unreachable!("kept until here")
                     };
-                    let request = this
-                        .template
-                        .as_ref()
-                        .filter(|_| ready.is_ok())
-                        .and_then(|next| next.request(*this.attempts + 1));
-                    if let Some(request) = request {
+                    let body = ready.ok().and_then(|()| template.replay.restart());
+                    if let Some(body) = body {
                         *this.attempts += 1;
-                        granted.sent();
-                        let response = this.inner.call(request);
-                        this.state.set(State::Attempt { response });
+                        granted.sent(&this.config.terms);
+                        let is_last = *this.attempts >= *this.most;
+                        let marks = (*this.safety == Safety::Idempotent)
+                            .then_some(this.config.rules.protocol);
+                        let head = template.head(*this.attempts, is_last, marks);
+                        let response = template.inner.call(Request::from_parts(head, body));
+                        if is_last {
+                            *this.template = None;
+                        }
+                        let limit = this.config.attempt_timeout;
+                        this.state.set(State::attempt(response, limit));
                         continue;
                     }
                     // The service is gone, or the attempt before read on and outgrew the buffer.
-                    (Verdict::Pass, last)
+                    (Judgement::from(Verdict::Pass), last)
                 }
                 StateProj::Done => panic!("response future polled after completion"),
             };
-            let Some((wait, granted)) = admit(this.config, this.template, *this.attempts, verdict)
-            else {
+            let chance = Chance {
+                config: this.config,
+                template: this.template.as_ref(),
+                attempts: *this.attempts,
+                most: *this.most,
+            };
+            let Some((wait, granted)) = chance.ask(judgement) else {
                 this.state.set(State::Done);
                 return Poll::Ready(report(last, *this.attempts, this.config));
             };
@@ -349,7 +338,9 @@ where
 
 fn report<R: Body, E>(last: Last<R, E>, attempts: u32, config: &Config) -> Last<R, E> {
     last.map(|mut response| {
-        response.extensions_mut().insert(Attempts(attempts));
+        if attempts > 1 {
+            response.extensions_mut().insert(Attempts(attempts));
+        }
         if let Some(name) = &config.attempts_header {
             response
                 .headers_mut()

@@ -1,19 +1,56 @@
 use std::error::Error;
-use std::time::{Duration, SystemTime};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::RETRY_AFTER;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, Response, StatusCode};
 use hyper_util::client::legacy;
 
-use super::MARKER;
+use super::grpc::{self, Codes};
+use super::status::judge_response;
+use super::{MARKER, Override};
 use crate::body::ReplayError;
-use crate::problem::LocalReply;
+use crate::problem::{LocalReply, Problem};
 use crate::upstream;
+
+/// A head with more fields is sent once: a copy of it costs more than it can save.
+const MOST_FIELDS: usize = 256;
+
+/// What decides whether requests and their outcomes are fit for another attempt.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) protocol: Protocol,
+    pub(super) idempotency_key: bool,
+    pub(super) idempotent: Option<Matcher>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http,
+    Grpc(Codes),
+}
+
+/// Says of a request's head that it may be sent again.
+#[derive(Clone)]
+pub(super) struct Matcher(Arc<dyn Fn(&Parts) -> bool + Send + Sync>);
+
+impl Matcher {
+    pub(super) fn new(matches: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(matches))
+    }
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Matcher").finish_non_exhaustive()
+    }
+}
 
 /// What a request allows, known before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Safety {
-    /// Never again: another tier retries, or the connection itself is the request.
+    /// Never again: the connection itself is the request.
     Once,
     /// Only if it provably never reached the application.
     WhenUnsent,
@@ -21,20 +58,62 @@ pub(super) enum Safety {
     Idempotent,
 }
 
-impl Safety {
-    pub(super) fn of<B>(request: &Request<B>, honour_key: bool) -> Self {
-        let headers = request.headers();
-        if headers.contains_key(MARKER)
-            || request.method() == Method::CONNECT
-            || headers.contains_key(http::header::UPGRADE)
-        {
-            Self::Once
-        } else if request.method().is_idempotent() || honour_key && names_one_key(headers) {
-            Self::Idempotent
+impl Rules {
+    pub(super) fn safety(&self, head: &Parts, overriding: Override) -> Safety {
+        let headers = &head.headers;
+        let grpc = self.protocol != Protocol::Http;
+        if head.method == Method::CONNECT || headers.contains_key(http::header::UPGRADE) {
+            return Safety::Once;
+        }
+        if headers.contains_key(MARKER) || grpc && headers.contains_key(grpc::PREVIOUS_ATTEMPTS) {
+            return Safety::WhenUnsent;
+        }
+        let idempotent = overriding.declared_idempotent().unwrap_or_else(|| {
+            !grpc && head.method.is_idempotent()
+                || self.idempotency_key && names_one_key(headers)
+                || self.idempotent.as_ref().is_some_and(|it| it.0(head))
+        });
+        if idempotent {
+            Safety::Idempotent
         } else {
-            Self::WhenUnsent
+            Safety::WhenUnsent
         }
     }
+
+    pub(super) fn judge<B>(&self, response: &Response<B>, safety: Safety) -> Judgement {
+        if safety != Safety::Idempotent || response.extensions().get::<LocalReply>().is_some() {
+            return Judgement::from(Verdict::Pass);
+        }
+        match self.protocol {
+            Protocol::Http => judge_response(response),
+            Protocol::Grpc(codes) => grpc::judge_head(response, codes),
+        }
+    }
+
+    /// Of a response that was held until its end.
+    pub(super) fn judge_end(&self, trailers: Option<&HeaderMap>) -> Judgement {
+        match (self.protocol, trailers) {
+            (Protocol::Grpc(codes), Some(trailers)) => {
+                grpc::judge_status(trailers, codes).unwrap_or(Judgement::from(Verdict::Pass))
+            }
+            _ => Judgement::from(Verdict::Pass),
+        }
+    }
+
+    /// The answer to an attempt that took too long.
+    pub(super) fn late<B: From<bytes::Bytes>>(&self) -> Response<B> {
+        match self.protocol {
+            Protocol::Http => Problem::new(StatusCode::GATEWAY_TIMEOUT)
+                .detail("no answer within the time of an attempt")
+                .into_response(),
+            Protocol::Grpc(_) => grpc::late(),
+        }
+    }
+}
+
+/// Whether a head is small enough to be kept.
+pub(super) fn is_copied(headers: &HeaderMap) -> bool {
+    headers.len() <= MOST_FIELDS
 }
 
 /// An empty or ambiguous key identifies nothing, so that a server cannot keep its side.
@@ -47,32 +126,52 @@ fn names_one_key(headers: &HeaderMap) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Pass,
+    /// It failed, and whoever answered asked not to be asked again.
+    Stop,
     /// Again, not before `after` plus the backoff.
     Retry {
         after: Duration,
+        cause: Cause,
     },
 }
 
-const NOW: Verdict = Verdict::Retry {
-    after: Duration::ZERO,
-};
-
-pub(super) fn judge_response<B>(response: &Response<B>, safety: Safety, cap: Duration) -> Verdict {
-    let again = matches!(
-        response.status(),
-        StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
-            | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT
-    );
-    if !again || safety != Safety::Idempotent || response.extensions().get::<LocalReply>().is_some()
-    {
-        return Verdict::Pass;
+impl Verdict {
+    pub(super) const fn now(cause: Cause) -> Self {
+        Self::Retry {
+            after: Duration::ZERO,
+            cause,
+        }
     }
-    match retry_after(response.headers(), SystemTime::now()) {
-        Some(after) if after > cap => Verdict::Pass,
-        Some(after) => Verdict::Retry { after },
-        None => NOW,
+}
+
+/// Why an attempt is followed by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// It provably never reached the application.
+    Unsent,
+    /// The exchange failed.
+    Error,
+    /// The answer says so.
+    Status,
+    /// The answer broke off or stalled while it was held.
+    Broken,
+    /// It took longer than an attempt may.
+    Timeout,
+}
+
+/// A verdict, and the header that made no sense on the way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    pub(super) verdict: Verdict,
+    pub(super) bad_header: Option<&'static str>,
+}
+
+impl From<Verdict> for Judgement {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            bad_header: None,
+        }
     }
 }
 
@@ -87,46 +186,64 @@ pub(super) fn judge_error(error: &(dyn Error + 'static), safety: Safety) -> Verd
             unsent |= error.is_unsent();
         } else if let Some(error) = error.downcast_ref::<legacy::Error>() {
             unsent |= error.is_connect();
+        } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            // hyper gives a request back like this when the connection ended before any of it was written.
+            unsent |= error.is_canceled();
         } else if let Some(ReplayError::Body(_)) = error.downcast_ref() {
             // The caller's own stream broke: no endpoint can help.
             return Verdict::Pass;
         }
+        unsent |= was_refused(error);
         cause = error.source();
     }
     match safety {
-        Safety::Idempotent => NOW,
-        Safety::WhenUnsent if unsent => NOW,
+        Safety::Idempotent | Safety::WhenUnsent if unsent => Verdict::now(Cause::Unsent),
+        Safety::Idempotent => Verdict::now(Cause::Error),
         Safety::WhenUnsent | Safety::Once => Verdict::Pass,
     }
 }
 
-/// Seconds or a date; anything else is as if it were not there.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are longer than any cap.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
+/// Whether the other side said of an HTTP/2 stream that it has not looked at it.
+#[cfg(feature = "http2")]
+fn was_refused(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<h2::Error>().is_some_and(|error| {
+        error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+    })
+}
+
+#[cfg(not(feature = "http2"))]
+fn was_refused(_: &(dyn Error + 'static)) -> bool {
+    false
 }
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
-    fn request(method: Method, headers: &[(&str, &str)]) -> Request<()> {
-        let mut builder = Request::builder().method(method);
+    fn rules(protocol: Protocol, idempotency_key: bool) -> Rules {
+        Rules {
+            protocol,
+            idempotency_key,
+            idempotent: Some(Matcher::new(|head| head.uri.path() == "/search")),
+        }
+    }
+
+    fn head(method: Method, path: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut builder = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             builder = builder.header(*name, *value);
         }
-        builder.body(()).unwrap()
+        builder.body(()).unwrap().into_parts().0
     }
 
     #[test]
     fn methods_and_headers_decide_what_is_safe() {
         let key = [("idempotency-key", "k")];
         let (empty, two) = ([("idempotency-key", " ")], [key[0], key[0]]);
+        let upgrade = [("upgrade", "websocket")];
+        let marked = [("x-retry-attempt", "1")];
         for (method, headers, honour, expected) in [
             (Method::GET, &[][..], false, Safety::Idempotent),
             (Method::HEAD, &[], false, Safety::Idempotent),
@@ -143,85 +260,61 @@ mod tests {
             (Method::PATCH, &[], false, Safety::WhenUnsent),
             (Method::PATCH, &key, true, Safety::Idempotent),
             (Method::CONNECT, &[], false, Safety::Once),
-            (
-                Method::GET,
-                &[("x-retry-attempt", "2")],
-                false,
-                Safety::Once,
-            ),
-            (
-                Method::GET,
-                &[("upgrade", "websocket")],
-                false,
-                Safety::Once,
-            ),
+            (Method::GET, &marked, false, Safety::WhenUnsent),
+            (Method::GET, &upgrade, false, Safety::Once),
         ] {
-            let request = request(method, headers);
-            assert_eq!(
-                Safety::of(&request, honour),
-                expected,
-                "{request:?} {honour}"
-            );
+            let head = head(method, "/x", headers);
+            let safety = rules(Protocol::Http, honour).safety(&head, Override::new());
+            assert_eq!(safety, expected, "{head:?} {honour}");
         }
     }
 
     #[test]
-    fn statuses_decide_and_local_answers_never_ask_for_more() {
-        let cap = Duration::from_secs(5);
-        for status in 100..600u16 {
-            let status = StatusCode::from_u16(status).unwrap();
-            let mut response = Response::new(());
-            *response.status_mut() = status;
-            let again = [429, 502, 503, 504].contains(&status.as_u16());
-            let verdict = judge_response(&response, Safety::Idempotent, cap);
-            assert_eq!(verdict != Verdict::Pass, again, "{status}");
-            assert_eq!(
-                judge_response(&response, Safety::WhenUnsent, cap),
-                Verdict::Pass
-            );
-            response.extensions_mut().insert(LocalReply);
-            assert_eq!(
-                judge_response(&response, Safety::Idempotent, cap),
-                Verdict::Pass
-            );
+    fn a_matcher_and_an_override_declare_and_the_override_has_the_last_word() {
+        let declared = |idempotent| Override::new().idempotent(idempotent);
+        for (method, path, overriding, expected) in [
+            (Method::POST, "/x", Override::new(), Safety::WhenUnsent),
+            (Method::POST, "/search", Override::new(), Safety::Idempotent),
+            (Method::POST, "/search", declared(false), Safety::WhenUnsent),
+            (Method::POST, "/x", declared(true), Safety::Idempotent),
+            (Method::GET, "/x", declared(false), Safety::WhenUnsent),
+            (Method::CONNECT, "/x", declared(true), Safety::Once),
+        ] {
+            let head = head(method, path, &[]);
+            let safety = rules(Protocol::Http, false).safety(&head, overriding);
+            assert_eq!(safety, expected, "{head:?} {overriding:?}");
         }
     }
 
     #[test]
-    fn retry_after_is_waited_for_up_to_the_cap() {
-        let cap = Duration::from_secs(5);
-        for (value, expected) in [
-            ("0", NOW),
-            ("5", Verdict::Retry { after: cap }),
-            ("6", Verdict::Pass),
-            ("99999999999999999999999", Verdict::Pass),
-            ("Fri, 31 Dec 9999 23:59:59 GMT", Verdict::Pass),
-            ("Thu, 01 Jan 1970 00:00:00 GMT", NOW),
-            ("-1", NOW),
-            ("soon", NOW),
-            ("", NOW),
+    fn a_call_of_grpc_is_safe_by_declaration_alone() {
+        let previous = [(grpc::PREVIOUS_ATTEMPTS, "1")];
+        for (method, path, headers, expected) in [
+            (Method::POST, "/x", &[][..], Safety::WhenUnsent),
+            (Method::GET, "/x", &[], Safety::WhenUnsent),
+            (Method::POST, "/search", &[], Safety::Idempotent),
+            (Method::POST, "/search", &previous, Safety::WhenUnsent),
         ] {
-            let mut response = Response::new(());
+            let head = head(method, path, headers);
+            let rules = rules(Protocol::Grpc(Codes::default()), false);
+            assert_eq!(rules.safety(&head, Override::new()), expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn answers_made_in_this_process_never_ask_for_more() {
+        for protocol in [Protocol::Http, Protocol::Grpc(Codes::default())] {
+            let rules = rules(protocol, false);
+            let mut response: Response<bytes::Bytes> = rules.late();
+            let local = rules.judge(&response, Safety::Idempotent).verdict;
+            assert_eq!(local, Verdict::Pass, "{protocol:?}");
+            response.extensions_mut().remove::<LocalReply>();
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, value.parse().unwrap());
-            assert_eq!(
-                judge_response(&response, Safety::Idempotent, cap),
-                expected,
-                "{value:?}"
-            );
+            response.headers_mut().remove("grpc-status");
+            let remote = rules.judge(&response, Safety::Idempotent).verdict;
+            assert_eq!(remote, Verdict::now(Cause::Status), "{protocol:?}");
+            let unsafe_one = rules.judge(&response, Safety::WhenUnsent).verdict;
+            assert_eq!(unsafe_one, Verdict::Pass, "{protocol:?}");
         }
-    }
-
-    #[test]
-    fn a_date_is_counted_from_now() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            RETRY_AFTER,
-            "Sun, 06 Nov 1994 08:49:40 GMT".parse().unwrap(),
-        );
-        assert_eq!(retry_after(&headers, now), Some(Duration::from_secs(3)));
     }
 }

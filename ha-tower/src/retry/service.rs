@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
-use tokio::time::Instant;
 use tower_service::Service;
 
 use super::future::{ResponseFuture, Template};
 use super::layer::Config;
-use super::policy::Safety;
+use super::policy::{Safety, is_copied};
+use super::{MARKER, Override, report};
 use crate::body::{BoxError, Buffered, Replay};
 use crate::tried::Tried;
 
@@ -44,23 +44,40 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        self.config.budget.deposit(Instant::now().into_std());
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let config = &self.config;
+        config.terms.count_request();
+        let (mut head, body) = request.into_parts();
+        let overriding = head.extensions.get::<Override>().copied();
+        let overriding = overriding.unwrap_or_default();
+        let attempts = overriding.attempts_or(config.attempts);
+        let mut safety = Safety::Once;
+        if attempts > 1 {
+            safety = config.rules.safety(&head, overriding);
+            if !is_copied(&head.headers) {
+                report::bad_header(&config.terms.name, "too_many");
+                safety = Safety::Once;
+            }
+        }
+        if safety == Safety::Once {
+            let attempt = self
+                .inner
+                .call(Request::from_parts(head, Replay::once(body)));
+            return ResponseFuture::new(attempt, Arc::clone(config), safety, attempts, None);
+        }
+        if head.extensions.get::<Tried>().is_none() {
+            head.extensions.insert(Tried::new());
+        }
+        if safety == Safety::Idempotent {
+            head.headers.insert(MARKER, HeaderValue::from_static("1"));
+        }
+        let (body, replay) = Replay::new(body, config.replay_limit);
+        let copy = head.clone();
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
-
-        if request.extensions().get::<Tried>().is_none() {
-            request.extensions_mut().insert(Tried::new());
-        }
-        let safety = if self.config.attempts > 1 {
-            Safety::of(&request, self.config.idempotency_key)
-        } else {
-            Safety::Once
-        };
-        let (head, body) = request.into_parts();
-        let (body, replay) = Replay::new(body, self.config.replay_limit);
-        let template = (safety != Safety::Once).then(|| Template::new(head.clone(), replay));
         let attempt = inner.call(Request::from_parts(head, body));
-        ResponseFuture::new(inner, attempt, Arc::clone(&self.config), safety, template)
+        let template = Template::new(inner, copy, replay);
+        let config = Arc::clone(&self.config);
+        ResponseFuture::new(attempt, config, safety, attempts, Some(template))
     }
 }

@@ -32,6 +32,22 @@ async fn senseless_settings_are_refused_by_name_and_value() {
             "retry.retry_after_cap is 86401s: must not be longer than a day",
         ),
         (
+            builder().attempt_timeout(Duration::ZERO),
+            "retry.attempt_timeout is 0ns: must be longer than zero",
+        ),
+        (
+            builder().attempt_timeout(day),
+            "retry.attempt_timeout is 86401s: must not be longer than a day",
+        ),
+        (
+            builder().codes([14]),
+            "retry.codes is [14]: must be left out without gRPC",
+        ),
+        (
+            RetryLayer::grpc_builder().codes([14, 0]),
+            "retry.codes is 0: must be the number of a status that is an error, 1 to 16",
+        ),
+        (
             builder().backoff(Backoff::new(day, Duration::ZERO)),
             "backoff.base is 86401s: must not be longer than backoff.cap",
         ),

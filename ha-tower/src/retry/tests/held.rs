@@ -76,7 +76,7 @@ async fn a_slow_response_that_keeps_coming_is_released_before_the_deadline_and_w
         let response = service.oneshot(request(Method::GET)).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(started.elapsed(), Duration::from_millis(head_after));
-        assert_eq!(response.extensions().get(), Some(&Attempts(1)));
+        assert_eq!(Attempts::of(&response), Attempts(1));
         assert_eq!(response.collect().await.unwrap().to_bytes(), "xxxx");
     }
 }

@@ -1,7 +1,10 @@
 //! Poll-level tests with paused time. What a socket does is tested with real servers elsewhere.
 
 mod config;
+mod grpc;
 mod held;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod replayed;
 mod rules;
 mod waits;
@@ -30,9 +33,12 @@ use crate::tried::Tried;
 
 type Seen = Arc<Mutex<Vec<(Request<()>, Bytes)>>>;
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Default, thiserror::Error)]
 #[error("exchange broke")]
-struct Broke;
+struct Broke {
+    #[source]
+    source: Option<crate::upstream::Error>,
+}
 
 /// What the server does, one entry per attempt; afterwards it answers 200.
 enum Act {
@@ -40,6 +46,8 @@ enum Act {
     After(&'static str),
     Local,
     Break,
+    Unsent,
+    Hangs,
     Truncated,
     Stalled,
 }
@@ -121,9 +129,15 @@ where
                     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
                     response.extensions_mut().insert(LocalReply);
                 }
-                Some(Act::Break) => return Err(Broke),
+                Some(Act::Break) => return Err(Broke::default()),
+                Some(Act::Unsent) => {
+                    let endpoint = "app-1".into();
+                    let source = Some(crate::upstream::Error::Full { endpoint });
+                    return Err(Broke { source });
+                }
+                Some(Act::Hangs) => std::future::pending().await,
                 Some(Act::Truncated) => {
-                    *response.body_mut() = script([Some(Ok("fi")), Some(Err(Broke))])
+                    *response.body_mut() = script([Some(Ok("fi")), Some(Err(Broke::default()))])
                 }
                 Some(Act::Stalled) => *response.body_mut() = script([Some(Ok("fi")), None]),
             }

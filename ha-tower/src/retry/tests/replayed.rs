@@ -182,3 +182,56 @@ async fn empty_frames_are_not_kept() {
     }
     assert_eq!(chunks, ["ab", "c"]);
 }
+
+#[tokio::test]
+async fn a_body_in_crumbs_is_kept_in_a_few_pieces_and_replayed_whole() {
+    let (sender, body) = channel();
+    let (mut first, handle) = Replay::new(body, 64 * 1024);
+    let mut expected = Vec::new();
+    for round in 0..3_000_u32 {
+        let crumb = round.to_string();
+        expected.extend_from_slice(crumb.as_bytes());
+        sender.send(Frame::data(crumb.into())).unwrap();
+        first.frame().await.unwrap().unwrap();
+    }
+    drop(sender);
+    assert!(first.frame().await.is_none());
+    let mut again = handle.restart().unwrap();
+    let (mut pieces, mut whole) = (0, Vec::new());
+    while let Some(frame) = again.frame().await {
+        pieces += 1;
+        whole.extend_from_slice(&frame.unwrap().into_data().unwrap());
+    }
+    assert_eq!(whole, expected);
+    assert!(pieces < 200, "{pieces} pieces");
+}
+
+#[tokio::test]
+async fn a_bomb_of_trailers_is_passed_on_and_not_kept() {
+    let (sender, body) = channel();
+    sender.send(Frame::data("abc".into())).unwrap();
+    let mut trailers = HeaderMap::new();
+    for _ in 0..300 {
+        trailers.append("x-bomb", "b".parse().unwrap());
+    }
+    sender.send(Frame::trailers(trailers)).unwrap();
+    drop(sender);
+    let (body, handle) = Replay::new(body, 1024);
+    let collected = body.collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap().len(), 300);
+    assert!(handle.restart().is_none());
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_kept_passes_through_whole() {
+    let (sender, body) = channel();
+    sender.send(Frame::data("abc".into())).unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-t", "1".parse().unwrap());
+    sender.send(Frame::trailers(trailers)).unwrap();
+    drop(sender);
+    let collected = Replay::once(body).collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap()["x-t"], "1");
+    assert_eq!(collected.to_bytes(), "abc");
+    assert_eq!(Replay::once(Full::from("abc")).size_hint().exact(), Some(3));
+}

@@ -129,7 +129,7 @@ async fn attempts_are_marked_counted_and_share_one_list_of_tried_endpoints() {
         .collect();
     assert_eq!(
         markers,
-        [None, Some("2".parse().unwrap()), Some("3".parse().unwrap())]
+        ["1", "2", "3"].map(|number| Some(number.parse().unwrap()))
     );
     seen[0]
         .0
@@ -148,23 +148,91 @@ async fn attempts_are_marked_counted_and_share_one_list_of_tried_endpoints() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_marked_by_a_tier_in_front_is_not_retried() {
-    let mut marked = request(Method::GET);
-    marked.headers_mut().insert(MARKER, "2".parse().unwrap());
-    assert_eq!(
-        attempts_of(RetryLayer::http(), marked, vec![Act::Status(503)]).await,
-        (1, UNAVAILABLE)
-    );
+async fn what_this_layer_would_not_repeat_is_left_to_the_tiers_behind() {
+    let (service, seen) = server([Act::Status(200)]);
+    let _ = RetryLayer::http()
+        .layer(service)
+        .oneshot(request(Method::POST))
+        .await;
+    assert_eq!(seen.lock().unwrap()[0].0.headers().get(MARKER), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn three_tiers_send_fewer_requests_than_their_product() {
-    let (service, seen) = server((0..100).map(|_| Act::Status(503)));
-    let tier = || RetryLayer::http();
-    let service = tier().layer(tier().layer(tier().layer(service)));
-    let _ = service.oneshot(request(Method::GET)).await;
-    // The innermost retries its unmarked request twice, the middle one and the outer one repeat once each per retry.
-    assert_eq!(seen.lock().unwrap().len(), 7, "27 without the marker");
+async fn a_request_marked_by_a_tier_in_front_is_repeated_only_if_it_never_left() {
+    for (act, expected) in [
+        (Act::Status(503), (1, UNAVAILABLE)),
+        (Act::Break, (1, None)),
+        (Act::Unsent, (2, OK)),
+    ] {
+        let mut marked = request(Method::GET);
+        marked.headers_mut().insert(MARKER, "1".parse().unwrap());
+        let result = attempts_of(RetryLayer::http(), marked, vec![act]).await;
+        assert_eq!(result, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_tiers_the_outermost_retries() {
+    for (act, attempts) in [(Act::Status as fn(u16) -> Act, 3), (|_| Act::Break, 3)] {
+        let (service, seen) = server((0..100).map(|_| act(503)));
+        let tier = || RetryLayer::http();
+        let service = tier().layer(tier().layer(tier().layer(service)));
+        let _ = service.oneshot(request(Method::GET)).await;
+        assert_eq!(
+            seen.lock().unwrap().len(),
+            attempts,
+            "27 without the marker"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_override_has_the_last_word_about_one_request() {
+    let with = |method, overriding| {
+        let mut request = request(method);
+        request.extensions_mut().insert(overriding);
+        request
+    };
+    let failing = || (0..20).map(|_| Act::Status(503)).collect::<Vec<_>>();
+    let many = || built(RetryLayer::builder().attempts(4));
+    for (method, overriding, attempts) in [
+        (Method::GET, Override::new(), 4),
+        (Method::GET, Override::off(), 1),
+        (Method::GET, Override::new().attempts(2), 2),
+        (Method::GET, Override::new().attempts(0), 1),
+        (Method::GET, Override::new().attempts(99), 10),
+        (Method::GET, Override::new().idempotent(false), 1),
+        (Method::POST, Override::new().idempotent(true), 4),
+        (Method::POST, Override::new(), 1),
+    ] {
+        let request = with(method.clone(), overriding);
+        let (made, _) = attempts_of(many(), request, failing()).await;
+        assert_eq!(made, attempts, "{method} {overriding:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_a_matcher_declares_is_sent_again() {
+    let layer =
+        || built(RetryLayer::builder().idempotent(|head| head.uri.path().starts_with("/search")));
+    for (path, expected) in [("/search", (2, OK)), ("/x", (1, UNAVAILABLE))] {
+        let mut post = request(Method::POST);
+        *post.uri_mut() = path.parse().unwrap();
+        let made = attempts_of(layer(), post, vec![Act::Status(503)]).await;
+        assert_eq!(made, expected, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_of_too_many_fields_is_sent_once() {
+    for (fields, expected) in [(255, (2, OK)), (300, (1, UNAVAILABLE))] {
+        let mut bomb = request(Method::GET);
+        for _ in 0..fields {
+            bomb.headers_mut().append("x-bomb", "b".parse().unwrap());
+        }
+        let made = attempts_of(RetryLayer::http(), bomb, vec![Act::Status(503)]).await;
+        assert_eq!(made, expected, "{fields} fields");
+    }
 }
 
 /// Ready only after it was polled for it once since the last call; calling it unready is a bug of the caller.
@@ -232,7 +300,11 @@ impl<B> Service<Request<B>> for Fails {
     type Future = Ready<Result<Self::Response, Broke>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broke>> {
-        Poll::Ready(if self.called { Err(Broke) } else { Ok(()) })
+        Poll::Ready(if self.called {
+            Err(Broke::default())
+        } else {
+            Ok(())
+        })
     }
 
     fn call(&mut self, _: Request<B>) -> Self::Future {
@@ -249,5 +321,5 @@ async fn when_the_service_fails_before_the_next_attempt_the_last_answer_is_the_a
     let service = layer.layer(Fails::default());
     let response = service.oneshot(request(Method::GET)).await.unwrap();
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
-    assert_eq!(response.extensions().get(), Some(&Attempts(1)));
+    assert_eq!(Attempts::of(&response), Attempts(1));
 }
