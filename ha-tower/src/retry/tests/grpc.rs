@@ -27,6 +27,8 @@ fn fields(pairs: Pairs) -> HeaderMap {
         .collect()
 }
 
+type Heads = Arc<Mutex<Vec<HeaderMap>>>;
+type Ask = Request<Replay<Full<Bytes>>>;
 type Stream = Pin<Box<dyn Body<Data = Bytes, Error = Infallible> + Send>>;
 
 fn body(pieces: &'static [Option<&'static str>], trailers: Pairs) -> Stream {
@@ -48,19 +50,13 @@ fn body(pieces: &'static [Option<&'static str>], trailers: Pairs) -> Stream {
 fn server(
     answers: &[Answer],
 ) -> (
-    impl Service<
-        Request<Replay<Full<Bytes>>>,
-        Response = Response<Stream>,
-        Error = Infallible,
-        Future: Send,
-    > + Clone
-    + use<>,
-    Arc<Mutex<Vec<HeaderMap>>>,
+    impl Service<Ask, Response = Response<Stream>, Error = Infallible, Future: Send> + Clone + use<>,
+    Heads,
 ) {
-    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen = Heads::default();
     let answers = Arc::new(Mutex::new(answers.iter().copied().collect::<VecDeque<_>>()));
     let log = Arc::clone(&seen);
-    let service = service_fn(move |request: Request<Replay<Full<Bytes>>>| {
+    let service = service_fn(move |request: Ask| {
         log.lock().unwrap().push(request.headers().clone());
         let answer = answers.lock().unwrap().pop_front().unwrap_or(FINE);
         async move {
