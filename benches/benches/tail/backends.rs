@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::thread::Thread;
 
@@ -50,10 +51,11 @@ impl Backends {
             each.push(backend);
         }
         let thread = Thread::start("backends", async move {
+            let mut accepting = JoinSet::new();
             for (listener, backend) in listeners {
-                tokio::spawn(accept(listener, backend));
+                accepting.spawn(accept(TcpListener::from_std(listener)?, backend));
             }
-            Ok(())
+            Ok(accepting)
         })?;
         Ok(Self {
             each,
@@ -85,15 +87,16 @@ fn micros(delay: Duration) -> u64 {
     u64::try_from(delay.as_micros()).unwrap_or(u64::MAX)
 }
 
-async fn accept(listener: std::net::TcpListener, backend: Arc<Backend>) {
-    let listener = TcpListener::from_std(listener).expect("a listener that does not block");
+async fn accept(listener: TcpListener, backend: Arc<Backend>) {
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
         let _ = stream.set_nodelay(true);
         let backend = backend.clone();
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let answer = service_fn(move |_: Request<hyper::body::Incoming>| {
                 let backend = backend.clone();
                 async move {

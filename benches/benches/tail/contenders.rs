@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 
 use ha_testbed::ports::Reservation;
 use ha_testbed::process::{Bed, Process, Spec};
-use ha_tower::balance::{P2c, Policy, RoundRobin};
+use ha_tower::balance::{HashKey, Maglev, P2c, Policy, Random, RoundRobin};
+use ha_tower::discover;
 use ha_tower::drain::{self, Drain};
 use ha_tower::proxy::ReverseProxy;
 use ha_tower::retry::RetryLayer;
 use ha_tower::timeout::TimeoutLayer;
 use ha_tower::upstream::Upstream;
-use ha_tower::{breaker, discover};
+use tokio::task::JoinSet;
 use tower::ServiceBuilder;
 
+use crate::generator::KEY;
 use crate::thread::Thread;
 
 /// One way to run one of them.
@@ -59,6 +61,8 @@ pub(crate) fn all() -> Vec<Contender> {
         ("ours", Policy::from(P2c::peak_ewma())),
         ("ours_least_request", P2c::least_request().into()),
         ("ours_round_robin", RoundRobin.into()),
+        ("ours_random", Random.into()),
+        ("ours_maglev", Maglev::new(HashKey::header(KEY)).into()),
     ]
     .map(|(name, policy)| Contender {
         name,
@@ -132,7 +136,6 @@ fn ours(policy: Policy, backends: &[SocketAddr]) -> io::Result<Running> {
         let upstream = Upstream::builder("backends")
             .discover(discover::fixed(&urls).map_err(io::Error::other)?)
             .balance(policy)
-            .breaker(breaker::Config::default())
             .build()
             .map_err(io::Error::other)?;
         let client = ServiceBuilder::new()
@@ -140,12 +143,10 @@ fn ours(policy: Policy, backends: &[SocketAddr]) -> io::Result<Running> {
             .layer(RetryLayer::http())
             .service(upstream);
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        tokio::spawn(drain::serve(
-            listener,
-            ReverseProxy::new(client),
-            Drain::new(),
-        ));
-        Ok(())
+        let mut serving = JoinSet::new();
+        let served = drain::serve(listener, ReverseProxy::new(client), Drain::new());
+        serving.spawn(served.into_future());
+        Ok(serving)
     })?;
     Ok(Running {
         address,

@@ -1,5 +1,7 @@
 //! Closed-loop and open-loop load over keep-alive connections.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +10,7 @@ use ha_testbed::load::Histogram;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -19,25 +22,55 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Open-loop requests under way at once; one more is a failure, not a queue.
 const MOST_OPEN: usize = 1024;
 
+/// What a request carries for those who hash: another value each time.
+pub(crate) const KEY: &str = "x-key";
+
+/// Why a request counts as failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Failure {
+    /// Too many are under way.
+    NoRoom,
+    /// It took longer than [`LIMIT`].
+    Late,
+    Connect,
+    /// The connection broke.
+    Broken,
+    Status(u16),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRoom => write!(f, "more than {MOST_OPEN} under way"),
+            Self::Late => write!(f, "not within {LIMIT:?}"),
+            Self::Connect => f.write_str("no connection"),
+            Self::Broken => f.write_str("broken off"),
+            Self::Status(status) => write!(f, "status {status}"),
+        }
+    }
+}
+
 /// What one run came to.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) latency: Histogram,
-    pub(crate) failed: u64,
+    pub(crate) failed: BTreeMap<Failure, u64>,
     pub(crate) seconds: f64,
 }
 
 impl Tally {
-    fn add(&mut self, result: Result<(), ()>, latency: Duration) {
+    fn add(&mut self, result: Result<(), Failure>, latency: Duration) {
         match result {
             Ok(()) => self.latency.record(latency),
-            Err(()) => self.failed += 1,
+            Err(failure) => *self.failed.entry(failure).or_default() += 1,
         }
     }
 
     fn merge(&mut self, other: &Self) {
         self.latency.merge(&other.latency);
-        self.failed += other.failed;
+        for (failure, count) in &other.failed {
+            *self.failed.entry(*failure).or_default() += count;
+        }
     }
 
     pub(crate) fn per_second(&self) -> f64 {
@@ -45,43 +78,60 @@ impl Tally {
     }
 }
 
-type Sender = SendRequest<Empty<Bytes>>;
-
-async fn connect(address: SocketAddr) -> Result<Sender, ()> {
-    let stream = TcpStream::connect(address).await.map_err(drop)?;
-    stream.set_nodelay(true).map_err(drop)?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(drop)?;
-    // Ends when the sender is dropped.
-    tokio::spawn(connection);
-    Ok(sender)
+#[derive(Debug)]
+struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+    // Ends with this.
+    _driver: JoinSet<hyper::Result<()>>,
 }
 
-async fn exchange(sender: &mut Sender) -> Result<(), ()> {
-    sender.ready().await.map_err(drop)?;
-    let request = Request::get("/")
-        .header("host", "bench")
-        .body(Empty::new())
-        .map_err(drop)?;
-    let response = sender.send_request(request).await.map_err(drop)?;
-    let good = response.status() == StatusCode::OK;
-    response.into_body().collect().await.map_err(drop)?;
-    if good { Ok(()) } else { Err(()) }
+impl Connection {
+    async fn open(address: SocketAddr) -> Result<Self, Failure> {
+        let open = async {
+            let stream = TcpStream::connect(address).await.map_err(drop)?;
+            stream.set_nodelay(true).map_err(drop)?;
+            handshake(TokioIo::new(stream)).await.map_err(drop)
+        };
+        let (sender, connection) = open.await.map_err(|()| Failure::Connect)?;
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        Ok(Self {
+            sender,
+            _driver: driver,
+        })
+    }
+
+    async fn exchange(&mut self) -> Result<(), Failure> {
+        let broken = |_| Failure::Broken;
+        self.sender.ready().await.map_err(broken)?;
+        let mut request = Request::new(Empty::new());
+        let headers = request.headers_mut();
+        headers.insert(HOST, HeaderValue::from_static("bench"));
+        headers.insert(KEY, fastrand::u64(..).into());
+        let response = self.sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        response.into_body().collect().await.map_err(broken)?;
+        match status {
+            StatusCode::OK => Ok(()),
+            status => Err(Failure::Status(status.as_u16())),
+        }
+    }
 }
 
 /// On a kept connection, or a new one. A connection that failed is not used again.
-async fn once(kept: &mut Option<Sender>, address: SocketAddr) -> Result<(), ()> {
+async fn once(kept: &mut Option<Connection>, address: SocketAddr) -> Result<(), Failure> {
     let attempt = async {
-        let mut sender = match kept.take() {
-            Some(sender) => sender,
-            None => connect(address).await?,
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => Connection::open(address).await?,
         };
-        exchange(&mut sender).await?;
-        *kept = Some(sender);
+        connection.exchange().await?;
+        *kept = Some(connection);
         Ok(())
     };
     tokio::time::timeout(LIMIT, attempt)
         .await
-        .unwrap_or(Err(()))
+        .unwrap_or(Err(Failure::Late))
 }
 
 /// `connections` clients, each of which asks again as soon as it was answered. The warm-up is not counted.
@@ -131,7 +181,7 @@ pub(crate) async fn open(
     let mut random = fastrand::Rng::with_seed(7);
     let begin = Instant::now() + warm_up;
     let end = begin + measure;
-    let idle: Arc<Mutex<Vec<Sender>>> = Arc::default();
+    let idle: Arc<Mutex<Vec<Connection>>> = Arc::default();
     let room = Arc::new(Semaphore::new(MOST_OPEN));
     let mut all = Tally {
         seconds: measure.as_secs_f64(),
@@ -154,7 +204,7 @@ pub(crate) async fn open(
                     (counted, result, latency)
                 });
             }
-            Err(_) if counted => all.failed += 1,
+            Err(_) if counted => all.add(Err(Failure::NoRoom), Duration::ZERO),
             Err(_) => {}
         }
         while let Some(Ok((counted, result, latency))) = under_way.try_join_next() {

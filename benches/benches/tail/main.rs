@@ -22,6 +22,7 @@ use backends::Backends;
 use contenders::Contender;
 use generator::Tally;
 use report::Report;
+use tokio::task::JoinSet;
 
 const COUNT: usize = 3;
 const SLOW: usize = 2;
@@ -113,7 +114,9 @@ impl Bench {
         const WINDOW: Duration = Duration::from_secs(1);
         self.backends.set_delay(SLOW, FAST_DELAY);
         let start = Instant::now();
-        let load = tokio::spawn(generator::closed(
+        // Ends with this function.
+        let mut load = JoinSet::new();
+        load.spawn(generator::closed(
             self.address,
             CONNECTIONS,
             Duration::ZERO,
@@ -131,7 +134,6 @@ impl Bench {
             }
             before = after;
         }
-        load.abort();
         recovered
     }
 }

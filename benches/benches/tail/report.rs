@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::generator::Tally;
+use crate::generator::{Failure, Tally};
 
 const OURS: &str = "ours";
 
@@ -15,8 +15,10 @@ struct Line {
     per_second: f64,
     quantiles: [Duration; 3],
     max: Duration,
-    failed: u64,
+    failed: BTreeMap<Failure, u64>,
 }
+
+const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
 impl Line {
     fn p99(&self) -> Duration {
@@ -35,9 +37,9 @@ impl Report {
     pub(crate) fn add(&mut self, case: &'static str, who: &'static str, tally: &Tally) {
         let line = Line {
             per_second: tally.per_second(),
-            quantiles: [0.5, 0.9, 0.99].map(|q| tally.latency.quantile(q).unwrap_or_default()),
+            quantiles: QUANTILES.map(|(_, q)| tally.latency.quantile(q).unwrap_or_default()),
             max: tally.latency.max(),
-            failed: tally.failed,
+            failed: tally.failed.clone(),
         };
         match self.cases.iter_mut().find(|(name, _)| *name == case) {
             Some((_, lines)) => lines.push((who, line)),
@@ -68,32 +70,48 @@ impl Report {
             .fold(f64::INFINITY, f64::min)
     }
 
-    /// p99 of each case in ns, and the recoveries in seconds.
+    /// Quantiles in ns, answers per second and failures of each case, and the recoveries in seconds.
     pub(crate) fn rows(&self) -> String {
-        let mut rows: Vec<Value> = self
-            .cases
-            .iter()
-            .map(|(case, lines)| {
-                let p99 = |line: &Line| line.p99().as_nanos() as u64;
-                let ours = lines.iter().find(|(who, _)| *who == OURS);
-                let peers: BTreeMap<_, _> = lines
-                    .iter()
-                    .filter(|(who, _)| *who != OURS)
-                    .map(|(who, line)| (*who, p99(line)))
-                    .collect();
-                let case = format!("{case}_p99");
-                json!({"bench": "tail", "case": case, "ours_ns": ours.map(|(_, l)| p99(l)), "peers": peers})
-            })
-            .collect();
+        let mut rows = Vec::new();
+        for (case, lines) in &self.cases {
+            for (i, (name, _)) in QUANTILES.iter().enumerate() {
+                let ns = |line: &Line| json!(line.quantiles[i].as_nanos() as u64);
+                rows.push(row(&format!("{case}_{name}"), "ns", lines, ns));
+            }
+            let per_second = |line: &Line| json!(line.per_second);
+            rows.push(row(case, "per_second", lines, per_second));
+            let failed = |line: &Line| json!(line.failed.values().sum::<u64>());
+            rows.push(row(case, "failed", lines, failed));
+        }
         let recoveries: BTreeMap<_, _> = self
             .recoveries
             .iter()
             .map(|(who, after)| (*who, after.map(|a| a.as_secs_f64())))
             .collect();
-        let peers: BTreeMap<_, _> = recoveries.iter().filter(|(who, _)| **who != OURS).collect();
-        rows.push(json!({"bench": "tail", "case": "recovery", "ours_s": recoveries.get(OURS), "peers_s": peers}));
+        let (ours, peers): (Vec<_>, Vec<_>) = recoveries.iter().partition(|(who, _)| **who == OURS);
+        let peers: BTreeMap<_, _> = peers.into_iter().collect();
+        let ours = ours.first().map(|(_, after)| after);
+        rows.push(json!({"bench": "tail", "case": "recovery", "ours_s": ours, "peers": peers}));
         format!("{:#}\n", Value::Array(rows))
     }
+}
+
+/// One number of each contender.
+fn row(
+    case: &str,
+    unit: &str,
+    lines: &[(&'static str, Line)],
+    value: impl Fn(&Line) -> Value,
+) -> Value {
+    let ours = lines.iter().find(|(who, _)| *who == OURS);
+    let peers: BTreeMap<_, _> = lines
+        .iter()
+        .filter(|(who, _)| *who != OURS)
+        .map(|(who, line)| (*who, value(line)))
+        .collect();
+    let mut row = json!({"bench": "tail", "case": case, "peers": peers});
+    row[format!("ours_{unit}")] = json!(ours.map(|(_, line)| value(line)));
+    row
 }
 
 impl fmt::Display for Report {
@@ -112,7 +130,7 @@ impl fmt::Display for Report {
                     "{who:<20} {:>9.0} {p50:>9.2} {p90:>9.2} {p99:>9.2} {:>9.2} {:>7}",
                     line.per_second,
                     ms(line.max),
-                    line.failed
+                    line.failed.values().sum::<u64>()
                 )?;
                 let healthy = case
                     .strip_suffix("one_slow")
@@ -120,6 +138,9 @@ impl fmt::Display for Report {
                 match healthy {
                     Some(healthy) => writeln!(f, " {:>11.2}x", p99 / ms(healthy.p99()))?,
                     None => writeln!(f)?,
+                }
+                for (failure, count) in &line.failed {
+                    writeln!(f, "{:<20} {count:>9} failed: {failure}", "")?;
                 }
             }
         }

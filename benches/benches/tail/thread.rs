@@ -15,10 +15,11 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    /// Starts the thread, and returns when `set_up` has run in it. What `set_up` spawned goes on.
-    pub(crate) fn start<F>(name: &str, set_up: F) -> io::Result<Self>
+    /// Starts the thread, and returns when `set_up` has run in it. What that gave back owns the tasks that go on, and is held until the
+    /// thread is dropped.
+    pub(crate) fn start<F, T>(name: &str, set_up: F) -> io::Result<Self>
     where
-        F: Future<Output = io::Result<()>> + Send + 'static,
+        F: Future<Output = io::Result<T>> + Send + 'static,
     {
         let (stop, stopped) = oneshot::channel();
         let (started, ready) = mpsc::channel();
@@ -33,12 +34,12 @@ impl Thread {
                     Err(error) => return drop(started.send(Err(error))),
                 };
                 runtime.block_on(async {
-                    let outcome = set_up.await;
-                    let go_on = outcome.is_ok();
-                    let _ = started.send(outcome);
-                    if go_on {
-                        let _ = stopped.await;
-                    }
+                    let _held = match set_up.await {
+                        Ok(held) => held,
+                        Err(error) => return drop(started.send(Err(error))),
+                    };
+                    let _ = started.send(Ok(()));
+                    let _ = stopped.await;
                 });
             })?;
         let thread = Self {

@@ -5,10 +5,9 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 
-use super::{HashKey, InFlight, Protocol, Verdict, by_status};
+use super::{InFlight, Protocol, Verdict, by_status, of_http_request};
 use crate::breaker::refused_here;
 use crate::health;
-use crate::tried::Tried;
 
 /// gRPC over any HTTP/2 client, a `tonic` channel for one.
 ///
@@ -26,20 +25,14 @@ use crate::tried::Tried;
 ///
 /// `grpc-retry-pushback-ms` adds to the cost of the endpoint for as long as it says. A negative one means "do not retry" and says nothing
 /// about the endpoint. What does not speak gRPC, as the 503 of a proxy in between, is read as [`Http`](super::Http) reads
-/// it. [`Tried`] is looked for in the extensions, and a request is in flight until its answer has ended.
+/// it, and a [`LocalReply`](crate::problem::LocalReply) tells nothing. [`Tried`] is looked for in the extensions, and a request is in flight until its answer has ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Grpc;
 
 impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Grpc {
     type Response = Response<GrpcBody<C>>;
 
-    fn tried<'a>(&self, request: &'a Request<B>) -> Option<&'a Tried> {
-        request.extensions().get()
-    }
-
-    fn hash(&self, request: &Request<B>, key: &HashKey) -> Option<u64> {
-        key.hash(request)
-    }
+    of_http_request!(B);
 
     fn classify(&self, result: Result<&Response<C>, &E>) -> Verdict {
         let Ok(response) = result else {

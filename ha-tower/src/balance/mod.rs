@@ -125,5 +125,5 @@ pub use service::Balance;
 
 pub(crate) use builder::Settings;
 pub(crate) use event::Listener;
-pub(crate) use protocol::by_status;
+pub(crate) use protocol::{by_status, of_http_request};
 pub(crate) use state::State;

@@ -35,6 +35,24 @@ pub trait Protocol<Request, Response, Error> {
     fn finish(&self, response: Response, in_flight: InFlight) -> Self::Response;
 }
 
+/// What every protocol over HTTP finds in a request in the same way.
+macro_rules! of_http_request {
+    ($body:ty) => {
+        fn tried<'a>(&self, request: &'a http::Request<$body>) -> Option<&'a $crate::tried::Tried> {
+            request.extensions().get()
+        }
+
+        fn hash(
+            &self,
+            request: &http::Request<$body>,
+            key: &$crate::balance::HashKey,
+        ) -> Option<u64> {
+            key.hash(request)
+        }
+    };
+}
+pub(crate) use of_http_request;
+
 /// How the end of an attempt counts for the breaker and the load of its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
@@ -165,23 +183,18 @@ impl<Req, Res, E> Protocol<Req, Res, E> for Any {
     }
 }
 
-/// HTTP: 5xx and errors are failures, an endpoint that says [`health::DRAINING`] is left at once, 429 is overload, `Retry-After` is heeded, a 503 with `Retry-After` is push-back (an
-/// app that cannot write because its database has no primary still serves reads, and a breaker would end those too), [`Tried`] is looked for in the
-/// extensions, and a request is in flight until its response body has ended. A 429 or 503 that was made in this process
-/// ([`LocalReply`](crate::problem::LocalReply)) says nothing about the endpoint.
+/// HTTP: 5xx and errors are failures, an endpoint that says [`health::DRAINING`] is left at once, 429 is overload, `Retry-After` is
+/// heeded, a 503 with `Retry-After` is push-back (an app that cannot write because its database has no primary still serves reads,
+/// and a breaker would end those too). A 429 or 503 that was made in this process
+/// ([`LocalReply`](crate::problem::LocalReply)) says nothing about the endpoint. [`Tried`]
+/// is looked for in the extensions, and a request is in flight until its response body has ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Http;
 
 impl<B, C: http_body::Body, E> Protocol<Request<B>, Response<C>, E> for Http {
     type Response = Response<Body<C>>;
 
-    fn tried<'a>(&self, request: &'a Request<B>) -> Option<&'a Tried> {
-        request.extensions().get()
-    }
-
-    fn hash(&self, request: &Request<B>, key: &HashKey) -> Option<u64> {
-        key.hash(request)
-    }
+    of_http_request!(B);
 
     fn classify(&self, result: Result<&Response<C>, &E>) -> Verdict {
         match result {

@@ -36,7 +36,8 @@
 //! # What counts against an endpoint
 //! A 5xx, a connect error, a broken exchange and a timeout count in its breaker and add to its cost. A 429 counts in
 //! the breaker's ratio only. A 503 with `Retry-After` adds to the cost alone. [`Error::Unsent`] and [`Error::Full`] count as nothing, and
-//! may be sent again whatever the method.
+//! may be sent again whatever the method. An answer of the type `application/grpc` is read as [`balance::Grpc`](crate::balance::Grpc)
+//! says: by its gRPC status, mostly from the trailers, when the body has ended.
 //!
 //! # Connections
 //! Each endpoint has connections of its own, which close when it is removed; requests in flight on them finish. Their number, the

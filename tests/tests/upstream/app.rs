@@ -1,5 +1,4 @@
 //! A small real app on an ephemeral port that can be told to misbehave.
-#![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,19 +11,22 @@ use axum::extract::{Request as AxumRequest, State};
 use axum::response::IntoResponse as _;
 use axum::routing::{any, get};
 use bytes::Bytes;
+use ha_tower::health;
 use ha_tower::upstream::{self, Upstream};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
 #[derive(Debug)]
-pub struct App {
+pub(crate) struct App {
     addr: std::net::SocketAddr,
-    pub ready: Arc<AtomicBool>,
-    pub frozen: Arc<AtomicBool>,
-    pub delay_millis: Arc<AtomicU64>,
-    pub checks: Arc<AtomicU64>,
+    pub(crate) ready: Arc<AtomicBool>,
+    /// What it says of its region when it is not ready.
+    pub(crate) region_sick: Arc<AtomicBool>,
+    pub(crate) frozen: Arc<AtomicBool>,
+    pub(crate) delay_millis: Arc<AtomicU64>,
+    pub(crate) checks: Arc<AtomicU64>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -32,6 +34,7 @@ pub struct App {
 struct Knobs {
     name: &'static str,
     ready: Arc<AtomicBool>,
+    region_sick: Arc<AtomicBool>,
     frozen: Arc<AtomicBool>,
     delay_millis: Arc<AtomicU64>,
     checks: Arc<AtomicU64>,
@@ -50,14 +53,17 @@ impl Knobs {
 }
 
 impl App {
-    pub async fn start(name: &'static str) -> Self {
+    pub(crate) async fn start(name: &'static str) -> Self {
         Self::start_at(name, ([127, 0, 0, 1], 0).into())
             .await
             .unwrap()
     }
 
     /// Each app has a runtime of its own, so that killing it closes its connections as the death of a process does.
-    pub async fn start_at(name: &'static str, addr: std::net::SocketAddr) -> std::io::Result<Self> {
+    pub(crate) async fn start_at(
+        name: &'static str,
+        addr: std::net::SocketAddr,
+    ) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -66,6 +72,7 @@ impl App {
         let knobs = Knobs {
             name,
             ready: Arc::new(AtomicBool::new(true)),
+            region_sick: Arc::default(),
             frozen: Arc::default(),
             delay_millis: Arc::default(),
             checks: Arc::default(),
@@ -92,6 +99,7 @@ impl App {
         Ok(Self {
             addr,
             ready: knobs.ready,
+            region_sick: knobs.region_sick,
             frozen: knobs.frozen,
             delay_millis: knobs.delay_millis,
             checks: knobs.checks,
@@ -99,19 +107,19 @@ impl App {
         })
     }
 
-    pub fn addr(&self) -> std::net::SocketAddr {
+    pub(crate) fn addr(&self) -> std::net::SocketAddr {
         self.addr
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    pub fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         self.addr.to_string()
     }
 
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         let addr = self.addr;
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -141,14 +149,19 @@ async fn say(State(knobs): State<Knobs>) -> &'static str {
     knobs.name
 }
 
-async fn readyz(State(knobs): State<Knobs>) -> StatusCode {
+async fn readyz(State(knobs): State<Knobs>) -> Response<Body> {
     knobs.checks.fetch_add(1, Ordering::Relaxed);
     knobs.hold().await;
     if knobs.ready.load(Ordering::Relaxed) {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
+        return StatusCode::OK.into_response();
     }
+    let sick = knobs.region_sick.load(Ordering::Relaxed);
+    let said = sick.then_some((health::REGION, "sick"));
+    let said: HeaderMap = said
+        .map(|(name, word)| (name, HeaderValue::from_static(word)))
+        .into_iter()
+        .collect();
+    (StatusCode::SERVICE_UNAVAILABLE, said).into_response()
 }
 
 /// Four pieces, 100 ms apart.
@@ -165,7 +178,7 @@ async fn drip() -> Response<Body> {
     Body::from_stream(pieces).into_response()
 }
 
-pub async fn call(
+pub(crate) async fn call(
     upstream: &Upstream,
     path: &str,
 ) -> Result<Response<upstream::Body>, upstream::Error> {
@@ -175,7 +188,7 @@ pub async fn call(
 }
 
 /// Which app answered how often among `n` calls, one after the other.
-pub async fn names(upstream: &Upstream, n: usize) -> BTreeMap<String, usize> {
+pub(crate) async fn names(upstream: &Upstream, n: usize) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();
     for _ in 0..n {
         let name = match call(upstream, "/").await {
@@ -191,16 +204,4 @@ pub async fn names(upstream: &Upstream, n: usize) -> BTreeMap<String, usize> {
         *tally.entry(name).or_default() += 1;
     }
     tally
-}
-
-/// Waits for the condition, with a deadline.
-pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "waited in vain until {what}"
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

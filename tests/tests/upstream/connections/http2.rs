@@ -1,31 +1,25 @@
 //! HTTP/2 to the endpoints of an `Upstream`: streams, places, PINGs, and what a server that refuses or leaves has not seen.
-#![allow(clippy::unwrap_used)]
-
-mod upstream_connections_wait;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::{LONG, call, only, spawn, text};
+use crate::wait::eventually;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use h2::server::SendResponse;
 use ha_tower::discover;
-use ha_tower::upstream::{
-    Body, BuildError, Builder, Connections, EndpointSnapshot, Error, Http2, Upstream,
-};
+use ha_tower::upstream::{BuildError, Builder, Connections, Error, Http2, Upstream};
 use http::header::HOST;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::Empty;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tower::ServiceExt as _;
-use upstream_connections_wait::eventually;
-
-const LONG: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -127,28 +121,11 @@ fn over(addr: SocketAddr) -> Builder {
         .attempt_timeout(LONG)
 }
 
-async fn call(upstream: &Upstream, path: &str) -> Result<Response<Body>, Error> {
-    let request = Request::post(path).body(Empty::<Bytes>::new()).unwrap();
-    upstream.clone().oneshot(request).await
-}
-
-fn spawn(upstream: &Upstream, path: &'static str) -> JoinHandle<Result<Bytes, Error>> {
-    let upstream = upstream.clone();
-    tokio::spawn(async move {
-        let response = call(&upstream, path).await?;
-        Ok(response.into_body().collect().await.unwrap().to_bytes())
-    })
-}
-
-fn only(upstream: &Upstream) -> EndpointSnapshot {
-    upstream.endpoints().remove(0)
-}
-
 /// Opens one request after the other and says how many connections they needed.
 async fn connections_for_six(server: &Server, builder: Builder) -> usize {
     let upstream = builder.build().unwrap();
     let first = call(&upstream, "/").await.unwrap();
-    first.into_body().collect().await.unwrap();
+    text(first).await;
     let before = number(&server.seen.requests);
     let mut held = Vec::new();
     for n in 1..=6 {
@@ -244,15 +221,7 @@ async fn after_a_goodbye_the_next_request_goes_to_a_new_connection() {
     let upstream = server.upstream().build().unwrap();
     for round in 1..=20 {
         let last = call(&upstream, "/last").await.unwrap();
-        assert!(
-            !last
-                .into_body()
-                .collect()
-                .await
-                .unwrap()
-                .to_bytes()
-                .is_empty()
-        );
+        assert!(!text(last).await.is_empty());
         assert_eq!(number(&server.seen.accepted), round);
         eventually("the goodbye has come", || {
             only(&upstream).open_connections == 0
@@ -378,18 +347,10 @@ async fn a_connection_is_closed_when_idle_and_left_when_old() {
         let before = number(&server.seen.accepted);
         tokio::time::sleep(age).await;
         // A request under way keeps it from being idle, and not from growing old.
-        let body = call(&upstream, "/").await.unwrap().into_body();
+        let second = call(&upstream, "/").await.unwrap();
         assert_eq!(number(&server.seen.accepted) - before, fresh);
-        body.collect().await.unwrap();
-        assert!(
-            !held
-                .into_body()
-                .collect()
-                .await
-                .unwrap()
-                .to_bytes()
-                .is_empty()
-        );
+        text(second).await;
+        assert!(!text(held).await.is_empty());
         eventually("all are closed", || only(&upstream).open_connections == 0).await;
     }
 }
@@ -407,8 +368,7 @@ async fn the_host_of_the_caller_is_the_authority_and_else_the_endpoint_is() {
             request.headers_mut().insert(HOST, host.parse().unwrap());
         }
         let response = upstream.clone().oneshot(request).await.unwrap();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(body, authority);
+        assert_eq!(text(response).await, authority);
     }
 }
 

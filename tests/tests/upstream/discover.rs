@@ -1,15 +1,13 @@
 //! Sources of endpoints other than DNS, on real sockets and real files.
-#![allow(clippy::unwrap_used)]
-
-mod discover_events;
-mod upstream_app;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use discover_events::{Told, upstream};
+use crate::app::{App, call, names};
+use crate::events::{Told, upstream};
+use crate::wait::eventually;
 use futures_util::stream::{self, Stream};
 use ha_core::endpoint::{Endpoint, EndpointError, Weight};
 use ha_testbed::ports::Reservation;
@@ -21,7 +19,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tower::discover::Change;
-use upstream_app::{App, call, eventually, names};
 
 /// The event, and an error with everything behind it.
 fn words(event: &Event) -> String {

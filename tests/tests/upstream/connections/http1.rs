@@ -1,13 +1,12 @@
 //! The connections of an `Upstream`, counted by the server at their other end.
-#![allow(clippy::unwrap_used)]
-
-mod polls;
-mod upstream_connections_server;
-mod upstream_connections_wait;
 
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
+use super::server::Server;
+use super::{LONG, call, only, request, spawn, text};
+use crate::polls::{MOST_POLLS, cut_after};
+use crate::wait::eventually;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::unfold;
@@ -15,20 +14,11 @@ use ha_core::endpoint::Endpoint;
 use ha_tower::balance::RoundRobin;
 use ha_tower::discover;
 use ha_tower::retry::RetryLayer;
-use ha_tower::upstream::{
-    Body, BuildError, Builder, Connections, EndpointSnapshot, Error, Upstream,
-};
-use http::{Method, Request, Response};
+use ha_tower::upstream::{BuildError, Builder, Connections, Error, Upstream};
+use http::{Method, Request};
 use http_body_util::{BodyExt as _, Empty};
-use polls::{MOST_POLLS, cut_after};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tower::{Layer as _, ServiceExt as _};
-use upstream_connections_server::Server;
-use upstream_connections_wait::eventually;
-
-/// Longer than any test takes.
-const LONG: Duration = Duration::from_secs(30);
 
 fn over<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Builder {
     Upstream::builder("counted")
@@ -38,31 +28,9 @@ fn over<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Builder {
         .attempt_timeout(LONG)
 }
 
-fn request(path: &str) -> Request<Empty<Bytes>> {
-    Request::post(path).body(Empty::new()).unwrap()
-}
-
-async fn call(upstream: &Upstream, path: &str) -> Result<Response<Body>, Error> {
-    upstream.clone().oneshot(request(path)).await
-}
-
-async fn text(response: Response<Body>) -> String {
-    let body = response.into_body().collect().await.unwrap().to_bytes();
-    String::from_utf8(body.to_vec()).unwrap()
-}
-
 /// The connection that answered.
 async fn connection(upstream: &Upstream) -> String {
     text(call(upstream, "/").await.unwrap()).await
-}
-
-fn spawn(upstream: &Upstream, path: &'static str) -> JoinHandle<Result<String, Error>> {
-    let upstream = upstream.clone();
-    tokio::spawn(async move { Ok(text(call(&upstream, path).await?).await) })
-}
-
-fn only(upstream: &Upstream) -> EndpointSnapshot {
-    upstream.endpoints().remove(0)
 }
 
 fn counts(upstream: &Upstream) -> (u32, u32, u32) {

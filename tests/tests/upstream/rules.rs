@@ -1,11 +1,10 @@
 //! The rules of picking at the level of an upstream, on real sockets: places, subsets, ejections, and an app's own word.
-#![allow(clippy::unwrap_used)]
-
-mod upstream_app;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use crate::app::{App, call, names};
+use crate::wait::eventually;
 use axum::Router;
 use axum::routing::get;
 use ha_core::endpoint::Endpoint;
@@ -19,7 +18,6 @@ use ha_tower::upstream::{self, Upstream};
 use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use upstream_app::{App, call, eventually, names};
 
 fn over(apps: &[App], place: impl Fn(usize, &mut Endpoint)) -> upstream::Builder {
     let endpoints = apps.iter().enumerate().map(|(i, app)| {

@@ -1,15 +1,13 @@
 //! Discovery by DNS against a real name server on loopback whose answers the test decides.
-#![allow(clippy::unwrap_used)]
-
-mod discover_events;
-mod upstream_app;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use discover_events::{Told, upstream};
+use crate::app::{App, names};
+use crate::events::{Told, upstream};
+use crate::wait::eventually;
 use ha_tower::discover::{self, Dns, Error, Event, LookupError};
 use ha_tower::upstream::Upstream;
 use hickory_resolver::TokioResolver;
@@ -23,7 +21,6 @@ use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
-use upstream_app::{App, eventually, names};
 
 /// What is said about one name and type. What nothing is said about has no records.
 #[derive(Clone)]

@@ -1,11 +1,10 @@
 //! `Upstream` against real servers on loopback: what is broken gets no traffic, and the naive way shows that it would.
-#![allow(clippy::unwrap_used)]
-
-mod upstream_app;
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::app::{App, call, names};
+use crate::wait::eventually;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use ha_core::health::State;
@@ -18,7 +17,6 @@ use http_body_util::{BodyExt as _, Empty, Full};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
-use upstream_app::{App, call, eventually, names};
 
 const FAST: Duration = Duration::from_millis(50);
 const DEADLINE: Duration = Duration::from_secs(10);
