@@ -12,6 +12,7 @@ use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use ha_testbed::load::{Call, Load, Outcome, Run};
@@ -31,7 +32,7 @@ const PORT: &str = "HA_KILLED_APP_PORT";
 const PIECES: usize = 4;
 const PIECE: &str = "0123456789abcdef";
 /// A fifth of these and ten per second may be sent again, and eight clients can be at the dead app at once.
-const PER_KILL: u64 = 40;
+const PER_KILL: u64 = 30;
 /// Long for one step on a busy machine; a step that needs longer hangs.
 const STEP: Duration = Duration::from_secs(20);
 
@@ -51,6 +52,8 @@ fn an_app_process_serves_when_the_environment_names_a_port() {
     runtime.block_on(async {
         let at = format!("127.0.0.1:{port}");
         let listener = TcpListener::bind(at).await.unwrap();
+        // Each piece goes out at once.
+        let listener = listener.tap_io(|tcp| drop(tcp.set_nodelay(true)));
         axum::serve(listener, router).await.unwrap();
     });
 }
@@ -139,7 +142,7 @@ fn upstream(ports: &[u16]) -> Upstream {
     breaker.probes = 1;
     let mut outlier = outlier::Config::default();
     outlier.base_ejection = Duration::from_millis(50);
-    outlier.max_ejection = Duration::from_millis(200);
+    outlier.max_ejection = Duration::from_millis(100);
     let check = health::Http::get("/readyz")
         .interval(Duration::from_secs(2))
         .timeout(Duration::from_secs(2))
@@ -266,7 +269,7 @@ where
     Caller<S>: Call,
     S: Clone,
 {
-    Load::clients(8).rate(400.0).start(|_| Caller {
+    Load::clients(8).rate(800.0).start(|_| Caller {
         service: service.clone(),
         seen: seen.clone(),
     })
