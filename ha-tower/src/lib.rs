@@ -69,7 +69,7 @@
 //! | feature | default | brings |
 //! |---|---|---|
 //! | `axum` | no | `route::matched`: policies by the template of the axum route |
-//! | `metrics` | no | counters and gauges of what changes in a balancer, through the `metrics` facade |
+//! | `metrics` | no | counters, gauges and histograms of [upstreams](upstream), [balancers](balance), [discovery](discover) and [checks](health), through the `metrics` facade |
 //! | `dns` | no | [discovery](discover) by A, AAAA and SRV records, through `hickory-resolver` |
 //! | `file` | no | discovery by a watched TOML or JSON file |
 //! | `http2` | no | HTTP/2 to the endpoints of an [`Upstream`](upstream::Upstream) |
@@ -95,4 +95,6 @@ pub mod tried;
 pub mod upstream;
 
 mod clock;
+#[cfg(all(test, feature = "metrics"))]
+mod recorded;
 mod task;

@@ -4,7 +4,8 @@
 //! soon as they are answered. Open loop: random arrivals at 40 % of what the slowest contender bears. At last the slow one
 //! recovers, and the time is taken until it has nine tenths of its share again. Clients, proxy and servers have one thread each.
 //!
-//! `cargo xtask bench tail` runs it.
+//! `cargo xtask bench tail` runs it; `cargo bench -p ha-benches --bench tail -- ours nginx` runs those alone whose names have one of these
+//! words in them.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod backends;
@@ -36,11 +37,11 @@ const MEASURE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> io::Result<()> {
-    let rows = rows_file();
+    let Arguments { rows, only } = Arguments::read();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let report = runtime.block_on(measure())?;
+    let report = runtime.block_on(measure(&only))?;
     print!("{report}");
     if let Some(path) = rows {
         std::fs::write(path, report.rows())?;
@@ -48,15 +49,31 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// `--rows FILE`; other arguments are cargo's.
-fn rows_file() -> Option<PathBuf> {
-    let mut args = std::env::args_os().skip_while(|arg| arg != "--rows");
-    args.next();
-    args.next().map(PathBuf::from)
+#[derive(Debug, Default)]
+struct Arguments {
+    rows: Option<PathBuf>,
+    only: Vec<String>,
 }
 
-async fn measure() -> io::Result<Report> {
-    let contenders = contenders::all();
+impl Arguments {
+    /// `--rows FILE` and words; other flags are cargo's.
+    fn read() -> Self {
+        let mut read = Self::default();
+        let mut args = std::env::args().skip(1);
+        while let Some(arg) = args.next() {
+            if arg == "--rows" {
+                read.rows = args.next().map(PathBuf::from);
+            } else if !arg.starts_with('-') {
+                read.only.push(arg);
+            }
+        }
+        read
+    }
+}
+
+async fn measure(only: &[String]) -> io::Result<Report> {
+    let mut contenders = contenders::all();
+    contenders.retain(|c| only.is_empty() || only.iter().any(|word| c.name.contains(&**word)));
     let mut report = Report::default();
     for contender in &contenders {
         println!("closed loop, {CONNECTIONS} connections: {}", contender.name);

@@ -1,4 +1,4 @@
-//! One load balancer: a reverse proxy over the apps, with health checks, breakers and retries.
+//! One load balancer: a reverse proxy over the apps, with health checks, outlier ejection, breakers and retries.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use ha_tower::proxy::ReverseProxy;
 use ha_tower::retry::RetryLayer;
 use ha_tower::timeout::TimeoutLayer;
 use ha_tower::upstream::{BuildError, Upstream};
-use ha_tower::{balance, breaker, discover, health};
+use ha_tower::{balance, breaker, discover, health, outlier};
 use http::{HeaderName, HeaderValue};
 use tower::ServiceBuilder;
 
@@ -83,6 +83,8 @@ pub async fn run(args: Args) -> Result<(), Error> {
         .discover(discover::fixed(&args.upstream)?)
         .balance(balance::P2c::peak_ewma())
         .breaker(breaker::Config::default())
+        // A check that passes again ends an ejection, so an app that was restarted waits for its checks and not for the 30 s.
+        .outlier(outlier::Config::default())
         .attempt_timeout(ATTEMPT);
     if !args.without.contains(&Defence::Health) {
         upstream = upstream.health(

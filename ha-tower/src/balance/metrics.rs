@@ -40,7 +40,13 @@ pub(super) fn record(upstream: &Arc<str>, event: &Event) {
             one_more(name, endpoint, "state", of_health(*to));
         }
         Event::Updated { total, .. } => now("ha_balance_endpoints", *total as f64),
-        Event::Panic { active } => now("ha_balance_panic", f64::from(u8::from(*active))),
+        Event::Panic { active } => {
+            now("ha_balance_panic", f64::from(u8::from(*active)));
+            if *active {
+                let upstream = upstream.to_string();
+                metrics::counter!("ha_balance_panics_total", "upstream" => upstream).increment(1);
+            }
+        }
         Event::LocalRegionUnknown { .. } => {}
     }
 }

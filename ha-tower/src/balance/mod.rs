@@ -62,6 +62,7 @@
 //! | `ha_balance_health_changes_total` | counter | `endpoint`, `state` |
 //! | `ha_balance_endpoints` | gauge | |
 //! | `ha_balance_panic` | gauge, 1 while it holds | |
+//! | `ha_balance_panics_total` | counter | |
 //!
 //! # What is learned from a response
 //! A [`Protocol`] says where the tried endpoints are in a request, how a response counts, and until when the request is in flight.

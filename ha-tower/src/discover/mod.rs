@@ -26,7 +26,8 @@
 //! - An address with a scheme that the client does not speak is refused.
 //!
 //! A refused set, and every failure of a source, is an [`Event::Failed`] for the listeners of [`Source::on_event`], and a warning in
-//! `tracing`.
+//! `tracing`. With the feature `metrics` the counter `ha_discover_events_total` counts the events, with the labels `upstream` and `event`:
+//! `updated`, `failed`, `recovered` or `ended`.
 //!
 //! # Examples
 //! ```

@@ -144,10 +144,25 @@ impl<F: FnMut(Vec<Endpoint>)> Follower<F> {
 
     fn tell(&self, event: &Event) {
         self.log(event);
+        #[cfg(feature = "metrics")]
+        self.count(event);
         for listener in &self.listeners {
             // The panic was reported by its hook. The set and the health checks must outlive it.
             let _ = catch_unwind(AssertUnwindSafe(|| (listener.0)(event)));
         }
+    }
+
+    #[cfg(feature = "metrics")]
+    fn count(&self, event: &Event) {
+        let kind = match event {
+            Event::Updated(_) => "updated",
+            Event::Failed { .. } => "failed",
+            Event::Recovered { .. } => "recovered",
+            Event::Ended { .. } => "ended",
+        };
+        let upstream = self.upstream.to_string();
+        metrics::counter!("ha_discover_events_total", "upstream" => upstream, "event" => kind)
+            .increment(1);
     }
 
     fn log(&self, event: &Event) {

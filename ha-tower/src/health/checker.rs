@@ -204,6 +204,8 @@ impl Checker {
             return;
         };
         subject.running = None;
+        #[cfg(feature = "metrics")]
+        count(&self.upstream, &subject.endpoint.key, &answer);
         if let Err(failure) = &answer {
             let error: &(dyn std::error::Error + 'static) = failure;
             tracing::debug!(upstream = %self.upstream, endpoint = %subject.endpoint.key, error, "health check failed");
@@ -222,6 +224,21 @@ impl Checker {
         let next = clock::now() + subject.health.next_check_in(fastrand::f64());
         self.agenda.again(id, next);
     }
+}
+
+#[cfg(feature = "metrics")]
+fn count(upstream: &str, endpoint: &EndpointKey, answer: &Answer) {
+    let result = match answer {
+        Ok(Finding::Pass) => "passed",
+        Ok(Finding::Draining) => "draining",
+        Ok(Finding::RegionSick) => "region_sick",
+        Ok(_) | Err(_) => "failed",
+    };
+    let (upstream, endpoint) = (upstream.to_owned(), endpoint.to_string());
+    metrics::counter!(
+        "ha_health_checks_total", "upstream" => upstream, "endpoint" => endpoint, "result" => result
+    )
+    .increment(1);
 }
 
 struct Teller<'a> {

@@ -55,6 +55,9 @@
 //! | info | `health changed` | `upstream`, `endpoint`, `from`, `to`, `reason`, `available` |
 //! | debug | `health check failed` | `upstream`, `endpoint`, `error` |
 //! | error | `a listener of health events panicked` | `upstream` |
+//!
+//! With the feature `metrics` the counter `ha_health_checks_total` counts the checks that have ended, with the labels `upstream`, `endpoint` and
+//! `result`: `passed`, `failed`, `draining` or `region_sick`.
 
 mod check;
 mod checker;

@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use super::Error;
 use super::connect::{Client, Counts, Options, Progress, Received};
+use super::meter::Meter;
 use crate::timeout;
 
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -23,14 +24,22 @@ pub(super) struct Attempt {
     client: Client,
     key: EndpointKey,
     limit: Duration,
+    meter: Meter,
 }
 
 impl Attempt {
-    pub(super) fn new(endpoint: &Endpoint, options: &Options, limit: Duration) -> Self {
+    pub(super) fn new(
+        upstream: &str,
+        endpoint: &Endpoint,
+        options: &Options,
+        limit: Duration,
+    ) -> Self {
+        let meter = Meter::new(upstream, &endpoint.key);
         Self {
-            client: Client::new(&endpoint.address, options),
+            client: Client::new(&endpoint.address, options, &meter),
             key: endpoint.key.clone(),
             limit,
+            meter,
         }
     }
 
@@ -38,7 +47,17 @@ impl Attempt {
         self.client.counts()
     }
 
-    async fn send(self, mut request: Request<RequestBody>) -> Result<Response<Received>, Error> {
+    async fn send(self, request: Request<RequestBody>) -> Result<Response<Received>, Error> {
+        let mut attempted = self.meter.begin();
+        let result = self.exchange(request).await;
+        attempted.ended(&result);
+        result.map(|response| response.map(|received| received.part_of(attempted)))
+    }
+
+    async fn exchange(
+        self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<Received>, Error> {
         timeout::limit_attempt(&mut request, self.limit);
         let progress = Progress::default();
         let late = tokio::time::sleep(self.limit);

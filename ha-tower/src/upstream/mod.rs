@@ -67,6 +67,21 @@
 //! # Ok::<(), tower::BoxError>(())
 //! ```
 //!
+//! # Metrics
+//! With the feature `metrics` attempts and connections are counted through the `metrics` facade, beside what the
+//! [balancer](crate::balance), [discovery](crate::discover) and [health checks](crate::health) count. Every series has the label `upstream`,
+//! and all but the last one `endpoint`: there are as many as there were endpoint keys. Install the recorder before an upstream is built.
+//!
+//! | metric | kind | what |
+//! |---|---|---|
+//! | `ha_upstream_attempts_total` | counter | attempts by `outcome`: `1xx` to `5xx`, `timeout`, `connect`, `full`, `unsent`, `broken`, `refused` (a request that cannot be sent) and `cancelled` (dropped before its head) |
+//! | `ha_upstream_in_flight` | gauge | attempts whose response body has not ended |
+//! | `ha_upstream_head_seconds` | histogram | time from the pick to the response head, of those that got one |
+//! | `ha_upstream_connections` | gauge | open connections, busy or idle |
+//! | `ha_upstream_connections_opened_total` | counter | connections opened so far |
+//! | `ha_upstream_pending` | gauge | requests that wait for a connection |
+//! | `ha_upstream_unavailable_total` | counter | requests for which there was no endpoint to pick |
+//!
 //! # Not promised
 //! One attempt is one attempt: put a [`retry`](crate::retry) layer and a deadline around it. TLS to the endpoint is not spoken
 //! yet. A request that was written to a connection which the endpoint closed at the same moment may have been read: that is
@@ -77,9 +92,12 @@ mod body;
 mod builder;
 mod connect;
 mod error;
+mod meter;
 mod protocol;
 mod service;
 mod snapshot;
+#[cfg(all(test, feature = "metrics"))]
+mod tests;
 
 pub use body::Body;
 pub use builder::{BuildError, Builder};

@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use super::attempt::{Attempt, RequestBody, boxed};
 use super::connect::Options;
+use super::meter;
 use super::protocol::UpstreamHttp;
 use super::{Body, BuildError, Builder, EndpointSnapshot, Error};
 use crate::balance::{self, Balance, Settings};
@@ -163,7 +164,7 @@ impl Follower {
 
     fn apply(&mut self, endpoints: Vec<ha_core::endpoint::Endpoint>) {
         let updated = self.balance.update(endpoints, |endpoint| {
-            Attempt::new(endpoint, &self.options, self.limit)
+            Attempt::new(&self.name, endpoint, &self.options, self.limit)
         });
         if let Err(error) = updated {
             let error = &error as &dyn std::error::Error;
@@ -232,6 +233,10 @@ impl Future for ResponseFuture {
             Ok(response) => return Poll::Ready(Ok(response)),
             Err(error) => error,
         };
-        Poll::Ready(Err(Error::from_balance(error, this.name)))
+        let error = Error::from_balance(error, this.name);
+        if error.is_unavailable() {
+            meter::unavailable(this.name);
+        }
+        Poll::Ready(Err(error))
     }
 }

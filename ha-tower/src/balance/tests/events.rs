@@ -147,68 +147,14 @@ async fn a_region_of_the_caller_that_no_endpoint_stands_in_is_told_from_the_firs
 
 #[cfg(feature = "metrics")]
 mod metrics {
-    use std::collections::BTreeMap;
-
-    use ::metrics::{
-        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-        set_default_local_recorder,
-    };
+    use ::metrics::set_default_local_recorder;
 
     use super::*;
-
-    /// Keeps everything under `name{label=value,..}`.
-    #[derive(Default)]
-    struct Kept {
-        counters: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
-        gauges: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
-    }
-
-    impl Kept {
-        fn counters(&self) -> Vec<(String, u64)> {
-            let all = self.counters.lock().unwrap();
-            let read =
-                |(key, n): (&String, &Arc<AtomicU64>)| (key.clone(), n.load(Ordering::Relaxed));
-            all.iter().map(read).collect()
-        }
-
-        fn gauge(&self, name: &str) -> Option<f64> {
-            let all = self.gauges.lock().unwrap();
-            let bits = all.get(name)?.load(Ordering::Relaxed);
-            Some(f64::from_bits(bits))
-        }
-    }
-
-    fn entry(of: &Mutex<BTreeMap<String, Arc<AtomicU64>>>, key: &Key) -> Arc<AtomicU64> {
-        let labels = key
-            .labels()
-            .map(|label| format!("{}={}", label.key(), label.value()));
-        let mut labels: Vec<_> = labels.collect();
-        labels.sort();
-        let name = format!("{}{{{}}}", key.name(), labels.join(","));
-        of.lock().unwrap().entry(name).or_default().clone()
-    }
-
-    impl Recorder for Kept {
-        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-            Counter::from_arc(entry(&self.counters, key))
-        }
-
-        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-            Gauge::from_arc(entry(&self.gauges, key))
-        }
-
-        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-            panic!("no histogram is documented: {key}")
-        }
-    }
+    use crate::recorded::Recorded;
 
     #[tokio::test(start_paused = true)]
     async fn what_changes_is_counted_under_the_documented_names_and_labels() {
-        let kept = Kept::default();
+        let kept = Recorded::default();
         let _guard = set_default_local_recorder(&kept);
         let (fakes, balance, _) = telling("");
         tokio::spawn(balance.drive());
@@ -249,7 +195,7 @@ mod metrics {
 
     #[tokio::test(start_paused = true)]
     async fn panic_is_a_gauge_that_goes_up_and_down() {
-        let kept = Kept::default();
+        let kept = Recorded::default();
         let _guard = set_default_local_recorder(&kept);
         let (fakes, balance, _) = telling("");
         let panic = || kept.gauge("ha_balance_panic{upstream=}");
@@ -262,5 +208,7 @@ mod metrics {
             tally(&balance, 50, GAP).await;
             assert_eq!(panic(), Some(expected));
         }
+        let panics = ("ha_balance_panics_total{upstream=}".to_owned(), 1);
+        assert!(kept.counters().contains(&panics));
     }
 }

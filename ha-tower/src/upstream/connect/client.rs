@@ -1,18 +1,19 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ha_core::endpoint::Address;
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tower::BoxError;
 
 use super::super::attempt::RequestBody;
+use super::super::meter::{Attempted, Meter};
 use super::dial::Dialer;
 use super::limits::{Counts, Full, Limits};
 use super::{ConnectError, Connections, http1};
@@ -81,14 +82,19 @@ pub(super) struct Base {
 }
 
 impl Base {
-    fn new(address: &Address, options: &Options, requests_per_connection: u32) -> Self {
+    fn new(
+        address: &Address,
+        options: &Options,
+        requests_per_connection: u32,
+        meter: &Meter,
+    ) -> Self {
         let Connections {
             max, max_pending, ..
         } = options.connections;
         let slots = u64::from(max) * u64::from(requests_per_connection);
         Self {
             dialer: Dialer::new(address, options.connect_timeout, &options.connections),
-            limits: Limits::new(slots.try_into().unwrap_or(usize::MAX), max_pending),
+            limits: Limits::new(slots.try_into().unwrap_or(usize::MAX), max_pending, meter),
             idle_timeout: options.connections.idle_timeout,
             max_age: options.connections.max_age,
         }
@@ -132,14 +138,14 @@ pub(in super::super) enum Client {
 }
 
 impl Client {
-    pub(in super::super) fn new(address: &Address, options: &Options) -> Self {
+    pub(in super::super) fn new(address: &Address, options: &Options, meter: &Meter) -> Self {
         #[cfg(feature = "http2")]
         if let Some(settings) = &options.http2 {
-            let base = Base::new(address, options, settings.max_streams);
+            let base = Base::new(address, options, settings.max_streams, meter);
             let pool = http2::Pool::new(address, base, settings.clone(), options.connections.max);
             return Self::Http2(Arc::new(pool));
         }
-        let pool = http1::Pool::new(address, Base::new(address, options, 1));
+        let pool = http1::Pool::new(address, Base::new(address, options, 1, meter));
         Self::Http1(Arc::new(pool))
     }
 
@@ -174,6 +180,7 @@ impl Client {
 #[derive(Debug)]
 pub(in super::super) struct Received {
     incoming: Incoming,
+    attempted: Option<Attempted>,
     // Only held: the place of an HTTP/2 stream is taken until its body ends.
     #[cfg(feature = "http2")]
     _stream: Option<http2::Stream>,
@@ -183,15 +190,23 @@ impl Received {
     pub(super) fn new(incoming: Incoming) -> Self {
         Self {
             incoming,
+            attempted: None,
             #[cfg(feature = "http2")]
             _stream: None,
         }
+    }
+
+    /// The attempt is in flight until the body has ended.
+    pub(in super::super) fn part_of(mut self, attempted: Attempted) -> Self {
+        self.attempted = (!self.incoming.is_end_stream()).then_some(attempted);
+        self
     }
 
     #[cfg(feature = "http2")]
     pub(super) fn on_stream(incoming: Incoming, stream: http2::Stream) -> Self {
         Self {
             incoming,
+            attempted: None,
             _stream: Some(stream),
         }
     }
@@ -205,7 +220,11 @@ impl http_body::Body for Received {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.incoming).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) || self.incoming.is_end_stream() {
+            self.attempted = None;
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::super::meter::{Meter, Up};
+
 /// Too many requests wait for a connection already.
 #[derive(Debug)]
 pub(super) struct Full;
@@ -22,15 +24,17 @@ pub(super) struct Limits {
     pending: AtomicU32,
     max_pending: u32,
     open: Arc<AtomicU32>,
+    meter: Meter,
 }
 
 impl Limits {
-    pub(super) fn new(slots: usize, max_pending: u32) -> Self {
+    pub(super) fn new(slots: usize, max_pending: u32, meter: &Meter) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(slots.min(Semaphore::MAX_PERMITS))),
             pending: AtomicU32::new(0),
             max_pending,
             open: Arc::default(),
+            meter: meter.clone(),
         }
     }
 
@@ -47,13 +51,19 @@ impl Limits {
         let room = |pending| (pending < self.max_pending).then_some(pending + 1);
         self.pending
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, room)
-            .map(|_| Waiting(&self.pending))
+            .map(|_| Waiting {
+                pending: &self.pending,
+                _told: self.meter.waits(),
+            })
             .map_err(|_| Full)
     }
 
     pub(super) fn opened(&self) -> Open {
         self.open.fetch_add(1, Ordering::Relaxed);
-        Open(self.open.clone())
+        Open {
+            open: self.open.clone(),
+            _told: self.meter.connected(),
+        }
     }
 
     pub(super) fn counts(&self, idle: usize) -> Counts {
@@ -65,21 +75,27 @@ impl Limits {
     }
 }
 
-struct Waiting<'a>(&'a AtomicU32);
+struct Waiting<'a> {
+    pending: &'a AtomicU32,
+    _told: Up,
+}
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Counts a connection as open until this is dropped.
 #[derive(Debug)]
-pub(super) struct Open(Arc<AtomicU32>);
+pub(super) struct Open {
+    open: Arc<AtomicU32>,
+    _told: Up,
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -89,9 +105,14 @@ mod tests {
 
     use super::*;
 
+    /// One place, and a queue for so many.
+    fn limits(max_pending: u32) -> Limits {
+        Limits::new(1, max_pending, &Meter::new("test", &"a".into()))
+    }
+
     #[tokio::test]
     async fn who_waits_is_served_in_order_and_gives_the_place_back_when_dropped() {
-        let limits = Limits::new(1, 2);
+        let limits = limits(2);
         let held = limits.slot().await.unwrap();
         let mut first = Box::pin(limits.slot());
         let mut second = Box::pin(limits.slot());
@@ -111,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_waits_when_nobody_may() {
-        let limits = Limits::new(1, 0);
+        let limits = limits(0);
         let _held = limits.slot().await.unwrap();
         assert!(limits.slot().now_or_never().unwrap().is_err());
     }
