@@ -1,10 +1,13 @@
+use http::Extensions;
+
 use super::layer::MOST_ATTEMPTS;
+use crate::route;
 
 /// Request extension: what the route of this request asks of a [`RetryLayer`](super::RetryLayer) instead of the layer's own
 /// settings. What is not set stays as the layer has it.
 ///
 /// Whatever stands in front puts it into the request's extensions: an axum middleware on a route, or a policy by route. It
-/// cannot come from the wire. The budget, the deadline and the waits are the layer's in any case.
+/// cannot come from the wire. Without one, a [`route::Policy`] in the extensions says the same. The budget, the deadline and the waits are the layer's in any case.
 ///
 /// ```
 /// use ha_tower::retry::Override;
@@ -49,6 +52,21 @@ impl Override {
     pub const fn idempotent(mut self, idempotent: bool) -> Self {
         self.idempotent = Some(idempotent);
         self
+    }
+
+    /// What a request's extensions say: an override, or else the policy of its route.
+    pub(super) fn of(extensions: &Extensions) -> Self {
+        if let Some(own) = extensions.get() {
+            return *own;
+        }
+        let policy = extensions.get::<route::Policy>();
+        policy.map_or(Self::new(), |policy| Self {
+            attempts: policy.retry().map(|retry| match retry {
+                route::Retry::Off => 1,
+                route::Retry::Attempts(attempts) => attempts,
+            }),
+            idempotent: policy.idempotent(),
+        })
     }
 
     pub(super) fn attempts_or(self, layers: u32) -> u32 {

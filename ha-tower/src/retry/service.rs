@@ -48,8 +48,7 @@ where
         let config = &self.config;
         config.terms.count_request();
         let (mut head, body) = request.into_parts();
-        let overriding = head.extensions.get::<Override>().copied();
-        let overriding = overriding.unwrap_or_default();
+        let overriding = Override::of(&head.extensions);
         let attempts = overriding.attempts_or(config.attempts);
         let mut safety = Safety::Once;
         if attempts > 1 {

@@ -212,6 +212,29 @@ async fn an_override_has_the_last_word_about_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_policy_of_a_route_is_heeded_where_there_is_no_override() {
+    use crate::route::{Policy, Retry};
+
+    let policy = |policy: crate::route::Builder| policy.build().unwrap();
+    let off = || policy(Policy::builder().retry(Retry::Off));
+    let safe = || policy(Policy::builder().idempotent(true).retry(Retry::Attempts(2)));
+    for (method, policy, overriding, attempts) in [
+        (Method::GET, off(), None, 1),
+        (Method::POST, safe(), None, 2),
+        (Method::POST, safe(), Some(Override::off()), 1),
+    ] {
+        let mut request = request(method.clone());
+        request.extensions_mut().insert(policy);
+        if let Some(overriding) = overriding {
+            request.extensions_mut().insert(overriding);
+        }
+        let failing = (0..9).map(|_| Act::Status(503)).collect();
+        let (made, _) = attempts_of(RetryLayer::http(), request, failing).await;
+        assert_eq!(made, attempts, "{method} {overriding:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_post_that_a_matcher_declares_is_sent_again() {
     let layer =
         || built(RetryLayer::builder().idempotent(|head| head.uri.path().starts_with("/search")));

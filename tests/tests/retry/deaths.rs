@@ -1,5 +1,4 @@
-//! Retries against raw servers that die at every stage of a request, through real sockets.
-#![allow(clippy::unwrap_used)]
+//! Servers that die at every stage of a request.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
