@@ -63,6 +63,8 @@
 //! load, attempt timeout, client. The deadline is outside the retry so that all attempts share it; the attempt timeout is
 //! inside the breaker so that the breaker sees it; retry is outside the balancer so that each attempt is a new pick.
 //! Answers made here carry [`LocalReply`](problem::LocalReply), and no layer mistakes them for the upstream's.
+//! `docs/layer-order.md` in the repository says why for each layer, with a test for each order that is tempting and wrong, and
+//! `docs/contract-matrix.md` to which laws every layer is held.
 //!
 //! # Features
 //!

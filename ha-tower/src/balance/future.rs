@@ -13,6 +13,9 @@ pin_project_lite::pin_project! {
     ///
     /// # Cancel safety
     /// Dropping it drops the call to the endpoint and gives back its place in flight and its breaker permit.
+    ///
+    /// # Panics
+    /// When it is polled after it has given the response.
     pub struct ResponseFuture<S, R, P>
     where
         S: Service<R>,
@@ -85,9 +88,8 @@ where
                     if let Err(error) = ready!(service.poll_ready(cx)) {
                         break Err(error);
                     }
-                    // Taken once: the step changes right here.
                     let Some(request) = request.take() else {
-                        return Poll::Pending;
+                        unreachable!("taken once: the step changes right here")
                     };
                     let future = service.call(request);
                     this.step.set(Step::Calling { future });
@@ -97,8 +99,7 @@ where
         };
         let verdict = this.protocol.classify(result.as_ref());
         let Some(in_flight) = this.flight.finish(&verdict) else {
-            // Polled again after it was ready.
-            return Poll::Pending;
+            panic!("response future polled after completion")
         };
         Poll::Ready(match result {
             Ok(response) => Ok(this.protocol.finish(response, in_flight)),

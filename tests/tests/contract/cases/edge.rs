@@ -1,0 +1,127 @@
+use std::time::Duration;
+
+use ha_core::budget;
+use ha_core::endpoint::Endpoint;
+use ha_tower::balance::{Balance, Http};
+use ha_tower::breaker::{BreakerLayer, Config};
+use ha_tower::drain::Drain;
+use ha_tower::proxy::ReverseProxy;
+use ha_tower::retry::RetryLayer;
+use ha_tower::timeout::TimeoutLayer;
+
+use crate::laws::{Case, Errors, Shared};
+use crate::probe::{Probe, Step};
+use crate::subject::{Bed, Driven, pass};
+
+const FAILURES: u32 = 5;
+
+pub(crate) fn balance() -> Case {
+    Case {
+        shared: Some(|shared| Box::pin(both_are_in_flight(shared))),
+        ..Case::new(|probe| {
+            let endpoint: Endpoint = "http://10.0.0.1:3000".parse().unwrap();
+            let balance = Balance::builder([(endpoint, probe.clone())])
+                .protocol(Http)
+                .build()
+                .unwrap();
+            let counted = balance.clone();
+            Bed::service(balance).permits(move || usize::try_from(counted.in_flight()).unwrap())
+        })
+    }
+}
+
+/// One call through each service is under way: the first one's layer has two.
+async fn both_are_in_flight(shared: Shared<'_>) -> Result<bool, String> {
+    shared.probe.plan(&[Step::Hold]);
+    let mut calls = Vec::new();
+    for mut subject in [shared.a, shared.b] {
+        subject.ready().await?.map_err(|error| error.to_string())?;
+        let mut call = Driven::new(subject.call((shared.request)()));
+        let _ = call.turn();
+        calls.push(call);
+    }
+    Ok(shared.bed.given_out() == 2)
+}
+
+pub(crate) fn breaker() -> Case {
+    Case {
+        arrange: Some(|bed, probe| Box::pin(half_open(bed, probe))),
+        shared: Some(|mut shared| {
+            Box::pin(async move {
+                shared.probe.plan(&[Step::Fail]);
+                for _ in 0..FAILURES {
+                    let _ = shared.a.exchange((shared.request)()).await?;
+                }
+                let before = shared.probe.calls();
+                let _ = shared.b.exchange((shared.request)()).await?;
+                Ok(shared.probe.calls() == before)
+            })
+        }),
+        ..Case::new(|probe| {
+            let layer = BreakerLayer::new(Config::default(), Http).unwrap();
+            Bed::layer(probe, layer)
+        })
+    }
+}
+
+/// Where one probe at a time is let through.
+async fn half_open(bed: &Bed, probe: &Probe) {
+    probe.plan(&[Step::Fail]);
+    for _ in 0..FAILURES {
+        let _ = bed.apply().exchange(crate::laws::get()).await.unwrap();
+    }
+    let mut refused = bed.apply();
+    let before = probe.calls();
+    assert!(refused.exchange(crate::laws::get()).await.unwrap().is_err());
+    assert_eq!(probe.calls(), before);
+    pass(Duration::from_secs(10)).await;
+}
+
+pub(crate) fn retry() -> Case {
+    fn build(probe: &Probe, reserve_per_second: f64) -> Bed {
+        let budget = budget::Config {
+            reserve_per_second,
+            ..budget::Config::default()
+        };
+        let layer = RetryLayer::builder().budget(budget);
+        Bed::layer(probe, layer.build().unwrap())
+    }
+    Case {
+        steps: &[Step::Answer(503), Step::Fail, Step::Answer(200)],
+        scarce: Some(|probe| build(probe, 1.0)),
+        shared: Some(|mut shared| {
+            Box::pin(async move {
+                shared.probe.plan(&[Step::Answer(503)]);
+                for _ in 0..10 {
+                    let _ = shared.a.exchange((shared.request)()).await?;
+                }
+                let before = shared.probe.calls();
+                let _ = shared.b.exchange((shared.request)()).await?;
+                Ok(shared.probe.calls() == before + 1)
+            })
+        }),
+        ..Case::new(|probe| build(probe, 1_000.0))
+    }
+}
+
+pub(crate) fn timeout() -> Case {
+    Case::new(|probe| Bed::layer(probe, TimeoutLayer::deadline(Duration::from_secs(30))))
+}
+
+pub(crate) fn drain() -> Case {
+    Case {
+        shared: Some(|shared| Box::pin(both_are_in_flight(shared))),
+        ..Case::new(|probe| {
+            let drain = Drain::new();
+            let layer = drain.layer();
+            Bed::layer(probe, layer).permits(move || drain.in_flight())
+        })
+    }
+}
+
+pub(crate) fn proxy() -> Case {
+    Case {
+        errors: Errors::Answered(502),
+        ..Case::new(|probe| Bed::service(ReverseProxy::new(probe.clone())))
+    }
+}

@@ -1,0 +1,7 @@
+//! What the laws have to know of each layer.
+
+mod data;
+mod edge;
+
+pub(crate) use data::{causal, idempotency, router_to_nowhere, session};
+pub(crate) use edge::{balance, breaker, drain, proxy, retry, timeout};

@@ -1,0 +1,144 @@
+use std::time::Duration;
+
+use ha_core::endpoint::Endpoint;
+use ha_tower::balance::{Balance, Http, RoundRobin};
+use ha_tower::breaker::{self, BreakerLayer, State};
+use ha_tower::retry::RetryLayer;
+use ha_tower::timeout::TimeoutLayer;
+use tower::{Layer, ServiceBuilder};
+
+use super::{AttemptTimeout, Backend, HANGS, send, served};
+
+const DEADLINE: Duration = Duration::from_secs(2);
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_inside_the_retry_begins_anew_with_each_attempt() {
+    let slow = Backend::new(|_| (1_500, 503));
+    let wrong = ServiceBuilder::new()
+        .layer(RetryLayer::http())
+        .layer(TimeoutLayer::deadline(DEADLINE))
+        .service(slow.clone());
+    let right = ServiceBuilder::new()
+        .layer(TimeoutLayer::deadline(DEADLINE))
+        .layer(RetryLayer::http())
+        .service(slow);
+    let (_, took) = send(&wrong).await;
+    assert!(took >= Duration::from_millis(4_500), "{took:?}");
+    assert_eq!(send(&right).await, (Some(504), DEADLINE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_in_place_of_an_attempt_timeout_is_an_answer_and_nobody_tries_again() {
+    let first_hangs = || Backend::new(|call| (if call == 1 { HANGS } else { 1 }, 200));
+    let (one, other) = (first_hangs(), first_hangs());
+    let wrong = ServiceBuilder::new()
+        .layer(RetryLayer::http())
+        .layer(TimeoutLayer::deadline(DEADLINE))
+        .service(one.clone());
+    let right = ServiceBuilder::new()
+        .layer(TimeoutLayer::deadline(DEADLINE))
+        .layer(RetryLayer::http())
+        .layer(AttemptTimeout)
+        .service(other.clone());
+    assert_eq!((send(&wrong).await.0, one.calls()), (Some(504), 1));
+    assert_eq!((send(&right).await.0, other.calls()), (Some(200), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_timeout_outside_the_retry_leaves_no_time_for_another_attempt() {
+    let first_hangs = || Backend::new(|call| (if call == 1 { HANGS } else { 1 }, 200));
+    let (one, other) = (first_hangs(), first_hangs());
+    let wrong = AttemptTimeout.layer(RetryLayer::http().layer(one.clone()));
+    let right = RetryLayer::http().layer(AttemptTimeout.layer(other.clone()));
+    assert_eq!((send(&wrong).await.0, one.calls()), (None, 1));
+    assert_eq!((send(&right).await.0, other.calls()), (Some(200), 2));
+}
+
+/// Two endpoints, of which the first is down.
+fn half_down() -> [(Endpoint, Backend); 2] {
+    let endpoint = |port: u16| format!("http://10.0.0.1:{port}").parse().unwrap();
+    [
+        (endpoint(1), Backend::new(|_| (1, 503))),
+        (endpoint(2), Backend::new(|_| (1, 200))),
+    ]
+}
+
+fn never_trips() -> breaker::Config {
+    let mut config = breaker::Config::default();
+    config.consecutive_failures = u32::MAX;
+    config.minimum_calls = u32::MAX;
+    config
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_breaker_around_the_balancer_shuts_out_the_endpoints_that_are_well() {
+    let balance = Balance::builder(half_down())
+        .policy(RoundRobin)
+        .breaker(never_trips())
+        .protocol(Http)
+        .build()
+        .unwrap();
+    let breaker = BreakerLayer::new(breaker::Config::default(), Http).unwrap();
+    let wrong = breaker.layer(balance);
+    let right = Balance::builder(half_down())
+        .policy(RoundRobin)
+        .breaker(breaker::Config::default())
+        .protocol(Http)
+        .build()
+        .unwrap();
+    served(&wrong, 200).await;
+    served(&right, 200).await;
+    assert_eq!(served(&wrong, 20).await, 0);
+    assert_eq!(served(&right, 20).await, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_outside_the_breaker_hides_from_it_that_the_service_hangs() {
+    let layer = || BreakerLayer::new(breaker::Config::default(), Http).unwrap();
+    let (one, other) = (layer(), layer());
+    let hanging = Backend::new(|_| (HANGS, 200));
+    let wrong = AttemptTimeout.layer(one.layer(hanging.clone()));
+    let right = other.layer(AttemptTimeout.layer(hanging));
+    served(&wrong, 20).await;
+    served(&right, 20).await;
+    assert_eq!(one.handle().snapshot().state, State::Closed);
+    assert_ne!(other.handle().snapshot().state, State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_around_the_retry_sees_one_failure_in_three() {
+    let down = || Backend::new(|_| (1, 502));
+    let (one, other) = (down(), down());
+    let layer = || BreakerLayer::new(breaker::Config::default(), Http).unwrap();
+    let (outside, inside) = (layer(), layer());
+    let wrong = outside.layer(RetryLayer::http().layer(one.clone()));
+    let right = RetryLayer::http().layer(inside.layer(other.clone()));
+    for _ in 0..5 {
+        send(&wrong).await;
+        send(&right).await;
+    }
+    assert_eq!((one.calls(), other.calls()), (15, 5));
+    assert_eq!(outside.handle().snapshot().state, State::Open);
+    assert_eq!(inside.handle().snapshot().state, State::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_inside_the_balancer_asks_the_same_endpoint_again() {
+    let retries = RetryLayer::http();
+    let each = half_down().map(|(endpoint, backend)| (endpoint, retries.layer(backend)));
+    let wrong = Balance::builder(each)
+        .policy(RoundRobin)
+        .breaker(never_trips())
+        .protocol(Http)
+        .build()
+        .unwrap();
+    let balance = Balance::builder(half_down())
+        .policy(RoundRobin)
+        .breaker(never_trips())
+        .protocol(Http)
+        .build()
+        .unwrap();
+    let right = retries.layer(balance);
+    assert_eq!(served(&wrong, 10).await, 5);
+    assert_eq!(served(&right, 10).await, 10);
+}
