@@ -285,7 +285,10 @@ pub(crate) async fn drop_returns_all(case: &Case) -> Verdict {
 
     probe.plan(&[Step::Answer(200)]);
     let answer = bed.apply().exchange((case.request)()).await?;
-    ensure!(answer.is_ok(), "the next call was refused");
+    ensure!(
+        answer.as_ref().is_ok_and(|answer| answer.status == 200),
+        "the next call was refused"
+    );
     ensure!(probe.places() == 0, "a place is kept after the answer");
     drop(answer);
     given_back("of the answer").await?;

@@ -83,9 +83,22 @@ macro_rules! contract {
 contract! {
     balance, "ha_tower::balance::Balance";
     breaker, "ha_tower::breaker::BreakerLayer";
+    breaker_http, "ha_tower::breaker::HttpBreakerLayer";
     retry, "ha_tower::retry::RetryLayer";
     timeout, "ha_tower::timeout::TimeoutLayer", not {
         state_is_shared: "holds a duration and no state",
+    };
+    deadline, "ha_tower::timeout::DeadlineLayer", not {
+        state_is_shared: "holds durations and no state",
+    };
+    propagate, "ha_tower::timeout::PropagateLayer", not {
+        state_is_shared: "holds nothing",
+    };
+    policies, "ha_tower::route::PolicyLayer", not {
+        state_is_shared: "holds a table that never changes",
+    };
+    policy, "ha_tower::route::Policy", not {
+        state_is_shared: "holds settings and no state",
     };
     drain, "ha_tower::drain::DrainLayer";
     proxy, "ha_tower::proxy::ReverseProxy", not {

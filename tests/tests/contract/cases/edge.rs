@@ -7,7 +7,8 @@ use ha_tower::breaker::{BreakerLayer, Config};
 use ha_tower::drain::Drain;
 use ha_tower::proxy::ReverseProxy;
 use ha_tower::retry::RetryLayer;
-use ha_tower::timeout::TimeoutLayer;
+use ha_tower::route::{self, Policy, PolicyLayer};
+use ha_tower::timeout::{DeadlineLayer, PropagateLayer, TimeoutLayer};
 
 use crate::laws::{Case, Errors, Shared};
 use crate::probe::{Probe, Step};
@@ -44,6 +45,18 @@ async fn both_are_in_flight(shared: Shared<'_>) -> Result<bool, String> {
 }
 
 pub(crate) fn breaker() -> Case {
+    tripping(|probe| {
+        let layer = BreakerLayer::new(Config::default(), Http).unwrap();
+        Bed::layer(probe, layer)
+    })
+}
+
+pub(crate) fn breaker_http() -> Case {
+    tripping(|probe| Bed::layer(probe, BreakerLayer::http(Config::default()).unwrap()))
+}
+
+/// Failures through the first service open it for the second.
+fn tripping(build: fn(&Probe) -> Bed) -> Case {
     Case {
         arrange: Some(|bed, probe| Box::pin(half_open(bed, probe))),
         shared: Some(|mut shared| {
@@ -57,10 +70,7 @@ pub(crate) fn breaker() -> Case {
                 Ok(shared.probe.calls() == before)
             })
         }),
-        ..Case::new(|probe| {
-            let layer = BreakerLayer::new(Config::default(), Http).unwrap();
-            Bed::layer(probe, layer)
-        })
+        ..Case::new(build)
     }
 }
 
@@ -72,7 +82,7 @@ async fn half_open(bed: &Bed, probe: &Probe) {
     }
     let mut refused = bed.apply();
     let before = probe.calls();
-    assert!(refused.exchange(crate::laws::get()).await.unwrap().is_err());
+    drop(refused.exchange(crate::laws::get()).await.unwrap());
     assert_eq!(probe.calls(), before);
     pass(Duration::from_secs(10)).await;
 }
@@ -124,4 +134,28 @@ pub(crate) fn proxy() -> Case {
         errors: Errors::Answered(502),
         ..Case::new(|probe| Bed::service(ReverseProxy::new(probe.clone())))
     }
+}
+
+pub(crate) fn deadline() -> Case {
+    Case::new(|probe| Bed::layer(probe, DeadlineLayer::server()))
+}
+
+pub(crate) fn propagate() -> Case {
+    Case::new(|probe| Bed::layer(probe, PropagateLayer))
+}
+
+fn patient() -> Policy {
+    let minute = Duration::from_secs(60);
+    Policy::builder().deadline(minute).build().unwrap()
+}
+
+pub(crate) fn policies() -> Case {
+    Case::new(|probe| {
+        let table = PolicyLayer::builder().route(route::path("/"), patient());
+        Bed::layer(probe, table.build().unwrap())
+    })
+}
+
+pub(crate) fn policy() -> Case {
+    Case::new(|probe| Bed::layer(probe, patient()))
 }

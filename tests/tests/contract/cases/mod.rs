@@ -4,4 +4,7 @@ mod data;
 mod edge;
 
 pub(crate) use data::{causal, idempotency, router_to_nowhere, session};
-pub(crate) use edge::{balance, breaker, drain, proxy, retry, timeout};
+pub(crate) use edge::{
+    balance, breaker, breaker_http, deadline, drain, policies, policy, propagate, proxy, retry,
+    timeout,
+};
