@@ -1,5 +1,6 @@
 //! A layer under test without its types, and the means to drive it by its wake-ups alone.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
@@ -280,6 +281,19 @@ impl<F: Future> Driven<F> {
         Poll::Pending
     }
 
+    /// Drives it until something holds; it must not end before.
+    pub(crate) async fn until(&mut self, holds: impl Fn() -> bool) -> bool {
+        for _ in 0..5_000 {
+            if holds() {
+                return true;
+            }
+            if self.during(Duration::from_millis(1)).await.is_some() {
+                return false;
+            }
+        }
+        false
+    }
+
     /// Drives it for so long, or to its end.
     pub(crate) async fn during(&mut self, limit: Duration) -> Option<F::Output> {
         let begun = tokio::time::Instant::now();
@@ -306,15 +320,45 @@ impl<F: Future> Driven<F> {
     }
 }
 
+thread_local!(static REAL: Cell<bool> = const { Cell::new(false) });
+
+/// Whether the test of this thread runs in real time, because what it tests has sockets, or in time that stands still.
+pub(crate) fn time_is_real(real: bool) {
+    REAL.set(real);
+}
+
+pub(crate) fn is_real_time() -> bool {
+    REAL.get()
+}
+
 /// Lets time pass, and tasks that were spawned run.
 pub(crate) async fn pass(time: Duration) {
-    tokio::time::advance(time).await;
-    settle().await;
+    if is_real_time() {
+        tokio::time::sleep(time).await;
+    } else {
+        tokio::time::advance(time).await;
+        settle().await;
+    }
 }
 
 /// Lets tasks that were spawned run.
 pub(crate) async fn settle() {
+    if is_real_time() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     for _ in 0..3 {
         tokio::task::yield_now().await;
     }
+}
+
+/// Waits until it holds: some turns of the runtime, or as long as sockets take.
+pub(crate) async fn eventually(holds: impl Fn() -> bool) -> bool {
+    let turns = if is_real_time() { 2_000 } else { 3 };
+    for _ in 0..turns {
+        if holds() {
+            return true;
+        }
+        settle().await;
+    }
+    holds()
 }

@@ -32,7 +32,7 @@ pub(crate) fn balance() -> Case {
 }
 
 /// One call through each service is under way: the first one's layer has two.
-async fn both_are_in_flight(shared: Shared<'_>) -> Result<bool, String> {
+pub(super) async fn both_are_in_flight(shared: Shared<'_>) -> Result<bool, String> {
     shared.probe.plan(&[Step::Hold]);
     let mut calls = Vec::new();
     for mut subject in [shared.a, shared.b] {

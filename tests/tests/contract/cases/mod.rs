@@ -2,9 +2,11 @@
 
 mod data;
 mod edge;
+mod upstream;
 
 pub(crate) use data::{causal, idempotency, router_to_nowhere, session};
 pub(crate) use edge::{
     balance, breaker, breaker_http, deadline, drain, policies, policy, propagate, proxy, retry,
     timeout,
 };
+pub(crate) use upstream::upstream;
