@@ -16,6 +16,7 @@ pub mod drain;
 pub mod endpoint;
 pub mod hash;
 pub mod health;
+pub mod hedge;
 pub mod limit;
 pub mod load;
 pub mod outlier;

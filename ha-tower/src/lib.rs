@@ -86,6 +86,7 @@ pub mod breaker;
 pub mod discover;
 pub mod drain;
 pub mod health;
+pub mod hedge;
 pub mod limit;
 pub mod outlier;
 pub mod problem;

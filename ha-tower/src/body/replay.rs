@@ -174,6 +174,32 @@ impl<B> Shared<B> {
     }
 }
 
+impl<B: Body> ReplayHandle<B> {
+    /// A reader from the first byte on beside the present one, which goes on; `None` unless the whole body is here.
+    ///
+    /// Two readers of a stream that goes on would have to wait for each other.
+    pub(crate) fn fork(&self) -> Option<Replay<B>> {
+        let Some(shared) = &self.shared else {
+            return Some(Replay {
+                source: Source::Empty,
+            });
+        };
+        let inner = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = match inner.state {
+            State::Ended => true,
+            State::Open => inner.body.is_end_stream(),
+            State::TooLarge | State::Failed => false,
+        };
+        whole.then(|| Replay {
+            source: Source::Shared {
+                shared: Arc::clone(shared),
+                reader: inner.reader,
+                position: 0,
+            },
+        })
+    }
+}
+
 impl<B> Shared<B>
 where
     B: Body<Data = Bytes> + Unpin,

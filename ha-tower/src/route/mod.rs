@@ -15,7 +15,7 @@
 //! |---|---|
 //! | [`deadline`](Builder::deadline) | [`TimeoutLayer`](crate::timeout::TimeoutLayer) |
 //! | [`retry`](Builder::retry), [`idempotent`](Builder::idempotent) | [`RetryLayer`](crate::retry::RetryLayer) |
-//! | [`hedge`](Builder::hedge), [`idempotent`](Builder::idempotent) | the layer that hedges |
+//! | [`hedge`](Builder::hedge), [`idempotent`](Builder::idempotent) | [`HedgeLayer`](crate::hedge::HedgeLayer) |
 //! | [`priority`](Builder::priority), [`limit_key`](Builder::limit_key) | the layers of [`limit`](crate::limit), which find them as [`Priority`](crate::limit::Priority) and [`LimitKey`](crate::limit::LimitKey) |
 //!
 //! There are three ways to put it there:
