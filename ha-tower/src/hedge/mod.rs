@@ -13,9 +13,9 @@
 //! In this order; the first rule that applies decides.
 //!
 //! 1. A [`route::Policy`](crate::route::Policy) says [`Hedge::Off`](crate::route::Hedge::Off): no.
-//! 2. It is a CONNECT, wants to switch protocols, or a tier in front has marked it as a retry or a hedge of its own
-//!    ([`MARKER`](crate::retry::MARKER)): no. A retry by a [`RetryLayer`](crate::retry::RetryLayer) around this layer may be hedged, when a
-//!    balancer inside has noted the attempt before.
+//! 2. It is a CONNECT, wants to switch protocols, or is a repetition by a tier in front, which has marked it
+//!    ([`MARKER`](crate::retry::MARKER) of 2 or more, `grpc-previous-rpc-attempts`): no. A retry by a
+//!    [`RetryLayer`](crate::retry::RetryLayer) around this layer may be hedged, when a balancer inside has noted the attempt before.
 //! 3. It is not idempotent (as in [`retry`](crate::retry); a policy's or the layer's own
 //!    [`idempotent`](Builder::idempotent) can say so): no.
 //! 4. The delay is not known yet, because too few calls were measured: no.
@@ -37,7 +37,8 @@
 //!
 //! Inside of retry and deadline, outside of the balancer: each attempt is a pick of its own, and
 //! [`Tried`](crate::tried::Tried), which the balancer writes before an attempt and reads for the next, sends it to another endpoint. The copies carry
-//! [`MARKER`](crate::retry::MARKER), so that tiers behind neither hedge nor retry them again.
+//! [`MARKER`](crate::retry::MARKER), so that tiers behind neither hedge them again nor retry what
+//! failed: what three tiers add adds up (1.6 times what entered, at a fifth each) and does not multiply (1.73).
 //!
 //! ```
 //! use std::sync::Arc;
@@ -55,7 +56,7 @@
 //! let budget = Arc::new(Budget::standard(std::time::Instant::now()));
 //! // Stands for a balancer: who is asked first is slow.
 //! let upstream = service_fn(|request: Request<_>| async move {
-//!     if !request.headers().contains_key("x-retry-attempt") {
+//!     if request.headers()["x-retry-attempt"] == "1" {
 //!         tokio::time::sleep(Duration::from_secs(1)).await;
 //!     }
 //!     drop(request);

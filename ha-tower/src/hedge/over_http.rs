@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::UPGRADE;
-use http::{HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
 use http_body::Body;
 
 use super::policy::{Classify, Copies, Policy, Split};
@@ -21,6 +21,9 @@ pub struct Hedged {
     /// Which attempt brought the answer: 0 is the first one, 1 the first hedge.
     pub winner: u32,
 }
+
+/// Says on a gRPC request how many attempts there were before.
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 type Idempotent = Arc<dyn Fn(&request::Parts) -> bool + Send + Sync>;
 
@@ -47,9 +50,9 @@ impl Http {
         if head.method == Method::CONNECT || head.headers.contains_key(UPGRADE) {
             return false;
         }
-        // On an attempt of our own retry layer the balancer has noted the one before; a tier in front notes nothing here.
+        // On a retry by our own layer the balancer has noted the attempt before; a tier in front notes nothing here.
         let of_front = || head.extensions.get().is_none_or(Tried::is_empty);
-        if head.headers.contains_key(MARKER) && of_front() {
+        if is_repeat(&head.headers) && of_front() {
             return false;
         }
         policy
@@ -60,6 +63,16 @@ impl Http {
                     || self.idempotent.as_ref().is_some_and(|says| says(head))
             })
     }
+}
+
+/// Whether somebody says that this is not the first attempt, or something about attempts that cannot be read.
+fn is_repeat(headers: &HeaderMap) -> bool {
+    headers.contains_key(PREVIOUS_ATTEMPTS)
+        || headers.contains_key(MARKER) && attempt_number(headers) != Some(1)
+}
+
+fn attempt_number(headers: &HeaderMap) -> Option<u32> {
+    headers.get(MARKER)?.to_str().ok()?.parse().ok()
 }
 
 /// Exactly one that is not empty; with others a server cannot keep its side.
@@ -93,18 +106,23 @@ where
         };
         let repeatable = !off && self.may_repeat(&head, policy);
         let deadline = head.extensions.get().map(|Deadline(at)| at.into_std());
-        let limit = if repeatable { self.replay_limit } else { 0 };
-        let (body, replay) = Replay::new(body, limit);
-        if repeatable && head.extensions.get::<Tried>().is_none() {
+        if !repeatable {
+            return Split {
+                first: Request::from_parts(head, Replay::once(body)),
+                template: None,
+                delay,
+                deadline,
+            };
+        }
+        if head.extensions.get::<Tried>().is_none() {
             head.extensions.insert(Tried::new());
         }
-        let template = repeatable.then(|| Template {
-            head: head.clone(),
-            replay,
-        });
+        let (body, replay) = Replay::new(body, self.replay_limit);
+        let copy = head.clone();
+        let template = Template { head: copy, replay };
         Split {
             first: Request::from_parts(head, body),
-            template,
+            template: Some(template),
             delay,
             deadline,
         }
@@ -115,8 +133,10 @@ impl<B: Body> Copies<Request<Replay<B>>> for Template<B> {
     fn copy(&self, hedge: u32) -> Option<Request<Replay<B>>> {
         let body = self.replay.fork()?;
         let mut head = self.head.clone();
-        // The number of an attempt counts from 1, and the first one was sent.
-        head.headers.insert(MARKER, HeaderValue::from(hedge + 1));
+        // Attempts count from 1, and one of the retry layer's was sent.
+        let before = attempt_number(&head.headers).unwrap_or(1);
+        let number = HeaderValue::from(before.saturating_add(hedge));
+        head.headers.insert(MARKER, number);
         Some(Request::from_parts(head, body))
     }
 }

@@ -309,3 +309,53 @@ async fn a_slow_route_of_a_nested_router_has_its_own_deadline_and_the_others_kee
         assert_eq!(ask(&app, Method::GET, uri).await.0, expected, "{uri}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn retries_are_those_of_the_route_by_layer_and_by_extension() {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use crate::retry::{Override, RetryLayer};
+
+    let policy = Policy::builder;
+    for (builder, method, attempts) in [
+        (policy(), Method::GET, 3),
+        (policy().retry(Retry::Off), Method::GET, 1),
+        (policy().retry(Retry::Attempts(5)), Method::GET, 5),
+        (policy().idempotent(false), Method::GET, 1),
+        (policy(), Method::POST, 1),
+        (policy().idempotent(true), Method::POST, 3),
+    ] {
+        let made = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&made);
+        let fails = tower::service_fn(move |request: Request<crate::body::Replay<Body>>| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            drop(request);
+            async {
+                let mut response = http::Response::new(Body::empty());
+                *response.status_mut() = StatusCode::BAD_GATEWAY;
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let retrying = RetryLayer::http().layer(fails);
+        let policy = builder.build().unwrap();
+        let layer = PolicyLayer::builder().route(prefix("/api"), policy.clone());
+        let layer = layer.build().unwrap();
+        let inner = || Router::new().route_service("/x", retrying.clone());
+        let by_table = Router::new().nest("/api", inner()).layer(layer);
+        let by_layer = Router::new().nest("/api", inner().route_layer(policy.clone()));
+        let by_extension = Router::new().nest("/api", inner().layer(Extension(policy.clone())));
+        for app in [by_table, by_layer, by_extension] {
+            made.store(0, Ordering::Relaxed);
+            let (status, _) = ask(&app, method.clone(), "/api/x").await;
+            assert_eq!(status, StatusCode::BAD_GATEWAY);
+            assert_eq!(made.load(Ordering::Relaxed), attempts, "{policy:?}");
+        }
+        // What was asked of this very request goes before what is said of its route.
+        let app = inner().layer(Extension(Override::off())).layer(policy);
+        made.store(0, Ordering::Relaxed);
+        ask(&app, method, "/x").await;
+        assert_eq!(made.load(Ordering::Relaxed), 1);
+    }
+}

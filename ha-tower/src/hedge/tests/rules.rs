@@ -37,7 +37,15 @@ async fn only_what_is_safe_to_send_twice_is_hedged() {
         (Method::POST, &[key, key], false, false),
         (Method::CONNECT, &[key], false, false),
         (Method::GET, &[("upgrade", "websocket")], false, false),
+        (Method::GET, &[("x-retry-attempt", "1")], true, true),
         (Method::GET, &[("x-retry-attempt", "2")], false, false),
+        (Method::GET, &[("x-retry-attempt", "x")], false, false),
+        (
+            Method::GET,
+            &[("grpc-previous-rpc-attempts", "1")],
+            false,
+            false,
+        ),
     ] {
         let request = || with(method.clone(), headers);
         assert_eq!(hedged(&plain, request()).await, by_plain, "{:?}", request());
@@ -145,8 +153,8 @@ async fn inside_of_retry_each_attempt_may_be_hedged_from_one_budget_and_a_tier_i
     assert!(seen.iter().all(|it| &*it.body == b"body"), "{seen:?}");
     let tried: Vec<_> = seen.iter().map(|it| it.tried).collect();
     assert_eq!(tried, [Some(0), Some(1), Some(2), Some(3)]);
-    let marked: Vec<_> = seen.iter().map(|it| it.marker.is_some()).collect();
-    assert_eq!(marked, [false, true, true, true]);
+    let marked: Vec<_> = seen.iter().map(|it| it.marker.clone().unwrap()).collect();
+    assert_eq!(marked, ["1", "2", "2", "3"]);
     let server = Server::new(&[(1_000, 503)]);
     let of_front = with(Method::GET, &[("x-retry-attempt", "2")]);
     let response = client(&server).oneshot(of_front).await.unwrap();
