@@ -85,6 +85,7 @@ pub mod body;
 pub mod breaker;
 pub mod discover;
 pub mod drain;
+pub mod fallback;
 pub mod health;
 pub mod hedge;
 pub mod limit;

@@ -134,4 +134,4 @@ pub use layer::{BreakerLayer, Builder};
 pub use service::{CircuitBreaker, ResponseFuture};
 
 pub(crate) use call::{abandon, settle};
-pub(crate) use classify::refused_here;
+pub(crate) use classify::{refused_by, refused_here};
