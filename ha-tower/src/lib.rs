@@ -77,12 +77,15 @@
 //! | `http2` | no | HTTP/2 to the endpoints of an [`Upstream`](upstream::Upstream) |
 //! | `grpc` | no | [health checks](health) by the standard gRPC health service |
 //! | `gossip` | no | discovery by gossip between the nodes, through `chitchat` |
+//! | `chaos` | no | faults injected on purpose: latency, errors, statuses, cut connections |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod balance;
 pub mod body;
 pub mod breaker;
+#[cfg(feature = "chaos")]
+pub mod chaos;
 pub mod discover;
 pub mod drain;
 pub mod fallback;
