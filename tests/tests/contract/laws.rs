@@ -30,6 +30,8 @@ macro_rules! ensure {
 const MOST_POLLS_PER_SECOND: usize = 64;
 /// How long another thread may take for what takes microseconds when no lock is in its way.
 const LOCKED: Duration = Duration::from_secs(3);
+/// How many calls are made at once where places are scarce.
+const CROWD: usize = 8;
 const MS: Duration = Duration::from_millis(1);
 
 /// What becomes of an error of the service inside.
@@ -64,6 +66,8 @@ pub(crate) struct Case {
     pub(crate) request: fn() -> Request<Body>,
     /// What the probe brings to one request so that the layer calls it as often as it ever does.
     pub(crate) steps: &'static [Step],
+    /// How many calls one request may have under way at once.
+    pub(crate) places: usize,
     pub(crate) errors: Errors,
     /// Brings a new bed to where its permits are scarce.
     pub(crate) arrange: Option<for<'a> fn(&'a Bed, &'a Probe) -> Async<'a, ()>>,
@@ -79,6 +83,7 @@ impl Case {
             build: Box::new(build),
             request: get,
             steps: &[Step::Answer(200)],
+            places: 1,
             errors: Errors::Kept,
             arrange: None,
             scarce: None,
@@ -147,7 +152,7 @@ pub(crate) async fn readiness_is_driven(case: &Case) -> Verdict {
 /// The instance that has become ready is the one that is called: readiness may hold a place.
 pub(crate) async fn readied_is_called(case: &Case) -> Verdict {
     let (probe, bed) = case.bed();
-    probe.readiness(Readiness::OneAtATime);
+    probe.readiness(Readiness::Places(case.places));
     let mut same = bed.apply();
     for turn in 0..6 {
         probe.plan(case.steps);
@@ -242,7 +247,7 @@ pub(crate) async fn drop_returns_all(case: &Case) -> Verdict {
     let mut last = case.steps.to_vec();
     last.pop();
     last.push(Step::Hold);
-    probe.readiness(Readiness::OneAtATime);
+    probe.readiness(Readiness::Places(case.places));
     for steps in [&[Step::Hold][..], &last] {
         for turns in 0..24 {
             let mut subject = bed.apply();
@@ -277,6 +282,34 @@ pub(crate) async fn drop_returns_all(case: &Case) -> Verdict {
             given_back(&format!("after {} polls", turns - 1)).await?;
         }
     }
+
+    // More at once than some layers let in, dropped while some wait: first every other one, then the rest.
+    probe.readiness(Readiness::Always);
+    probe.plan(&[Step::Hold]);
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        let mut subject = bed.apply();
+        if matches!(subject.ready().await?, Ok(())) {
+            let mut call = Driven::new(subject.call((case.request)()));
+            if call.turn().is_pending() {
+                crowd.push(call);
+            }
+        }
+    }
+    pass(between).await;
+    let mut turn = 0;
+    crowd.retain(|_| {
+        turn += 1;
+        turn % 2 == 0
+    });
+    pass(between).await;
+    for call in &mut crowd {
+        let _ = call.turn();
+    }
+    drop(crowd);
+    given_back("of a crowd").await?;
+
+    probe.readiness(Readiness::Places(case.places));
     ensure!(
         held > 0 || !bed.counts_permits(),
         "the permits that are counted are none"

@@ -20,8 +20,8 @@ pub(crate) enum Readiness {
     Always,
     /// Pending once before each call, and woken at once.
     SecondTime,
-    /// One instance at a time: who is ready holds a place until its call has ended or it is dropped.
-    OneAtATime,
+    /// So many instances at a time: who is ready holds a place until its call has ended or it is dropped.
+    Places(usize),
     Never,
     Fails,
 }
@@ -111,7 +111,7 @@ impl Shared {
     }
 }
 
-/// The one place under [`Readiness::OneAtATime`].
+/// A place under [`Readiness::Places`].
 struct Held(Arc<Shared>);
 
 impl Drop for Held {
@@ -227,7 +227,7 @@ impl Probe {
         self.shared.record.polls.load(Ordering::SeqCst)
     }
 
-    /// Places taken under [`Readiness::OneAtATime`].
+    /// Places taken under [`Readiness::Places`].
     pub(crate) fn places(&self) -> usize {
         self.shared.record.places.load(Ordering::SeqCst)
     }
@@ -269,9 +269,9 @@ impl<B> Service<Request<B>> for Probe {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Readiness::OneAtATime if self.held.is_some() => {}
-            Readiness::OneAtATime => {
-                if record.places.load(Ordering::SeqCst) > 0 {
+            Readiness::Places(_) if self.held.is_some() => {}
+            Readiness::Places(most) => {
+                if record.places.load(Ordering::SeqCst) >= most {
                     plan.waiting.push(cx.waker().clone());
                     return Poll::Pending;
                 }

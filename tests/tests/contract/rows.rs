@@ -95,6 +95,10 @@ contract! {
     paused breaker, "ha_tower::breaker::BreakerLayer";
     paused breaker_http, "ha_tower::breaker::HttpBreakerLayer";
     paused retry, "ha_tower::retry::RetryLayer";
+    paused retry_grpc, "ha_tower::retry::RetryLayer (gRPC)";
+    paused retry_generic, "ha_tower::retry::generic::GenericLayer";
+    paused hedge, "ha_tower::hedge::HedgeLayer";
+    paused hedge_generic, "ha_tower::hedge::HedgeLayer (generic)";
     paused timeout, "ha_tower::timeout::TimeoutLayer", not {
         state_is_shared: "holds a duration and no state",
     };

@@ -1,12 +1,10 @@
 use std::time::Duration;
 
-use ha_core::budget;
 use ha_core::endpoint::Endpoint;
 use ha_tower::balance::{Balance, Http};
 use ha_tower::breaker::{BreakerLayer, Config};
 use ha_tower::drain::Drain;
 use ha_tower::proxy::ReverseProxy;
-use ha_tower::retry::RetryLayer;
 use ha_tower::route::{self, Policy, PolicyLayer};
 use ha_tower::timeout::{DeadlineLayer, PropagateLayer, TimeoutLayer};
 
@@ -85,33 +83,6 @@ async fn half_open(bed: &Bed, probe: &Probe) {
     drop(refused.exchange(crate::laws::get()).await.unwrap());
     assert_eq!(probe.calls(), before);
     pass(Duration::from_secs(10)).await;
-}
-
-pub(crate) fn retry() -> Case {
-    fn build(probe: &Probe, reserve_per_second: f64) -> Bed {
-        let budget = budget::Config {
-            reserve_per_second,
-            ..budget::Config::default()
-        };
-        let layer = RetryLayer::builder().budget(budget);
-        Bed::layer(probe, layer.build().unwrap())
-    }
-    Case {
-        steps: &[Step::Answer(503), Step::Fail, Step::Answer(200)],
-        scarce: Some(|probe| build(probe, 1.0)),
-        shared: Some(|mut shared| {
-            Box::pin(async move {
-                shared.probe.plan(&[Step::Answer(503)]);
-                for _ in 0..10 {
-                    let _ = shared.a.exchange((shared.request)()).await?;
-                }
-                let before = shared.probe.calls();
-                let _ = shared.b.exchange((shared.request)()).await?;
-                Ok(shared.probe.calls() == before + 1)
-            })
-        }),
-        ..Case::new(|probe| build(probe, 1_000.0))
-    }
 }
 
 pub(crate) fn timeout() -> Case {

@@ -1,15 +1,19 @@
 use std::time::Duration;
 
+use ha_core::backoff::Backoff;
 use ha_core::endpoint::Endpoint;
 use ha_tower::balance::{Balance, Http, RoundRobin};
 use ha_tower::breaker::{self, BreakerLayer, State};
+use ha_tower::hedge::HedgeLayer;
 use ha_tower::retry::RetryLayer;
-use ha_tower::timeout::TimeoutLayer;
+use ha_tower::route::Policy;
+use ha_tower::timeout::{PropagateLayer, TimeoutLayer};
 use tower::{Layer, ServiceBuilder};
 
 use super::{AttemptTimeout, Backend, HANGS, send, served};
 
 const DEADLINE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_millis(20);
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_inside_the_retry_begins_anew_with_each_attempt() {
@@ -70,14 +74,19 @@ fn never_trips() -> breaker::Config {
     config
 }
 
-#[tokio::test(start_paused = true)]
-async fn one_breaker_around_the_balancer_shuts_out_the_endpoints_that_are_well() {
-    let balance = Balance::builder(half_down())
+/// By turns, and whatever the endpoints do.
+fn balance<S>(endpoints: [(Endpoint, S); 2]) -> Balance<S, Http> {
+    Balance::builder(endpoints)
         .policy(RoundRobin)
         .breaker(never_trips())
         .protocol(Http)
         .build()
-        .unwrap();
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_breaker_around_the_balancer_shuts_out_the_endpoints_that_are_well() {
+    let balance = balance(half_down());
     let breaker = BreakerLayer::new(breaker::Config::default(), Http).unwrap();
     let wrong = breaker.layer(balance);
     let right = Balance::builder(half_down())
@@ -126,19 +135,71 @@ async fn a_breaker_around_the_retry_sees_one_failure_in_three() {
 async fn a_retry_inside_the_balancer_asks_the_same_endpoint_again() {
     let retries = RetryLayer::http();
     let each = half_down().map(|(endpoint, backend)| (endpoint, retries.layer(backend)));
-    let wrong = Balance::builder(each)
-        .policy(RoundRobin)
-        .breaker(never_trips())
-        .protocol(Http)
-        .build()
-        .unwrap();
-    let balance = Balance::builder(half_down())
-        .policy(RoundRobin)
-        .breaker(never_trips())
-        .protocol(Http)
-        .build()
-        .unwrap();
+    let wrong = balance(each);
+    let balance = balance(half_down());
     let right = retries.layer(balance);
     assert_eq!(served(&wrong, 10).await, 5);
     assert_eq!(served(&right, 10).await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_inside_the_balancer_asks_the_endpoint_that_hangs_once_more() {
+    let endpoints = || {
+        let [(one, _), (other, _)] = half_down();
+        [
+            (one, Backend::new(|_| (HANGS, 200))),
+            (other, Backend::new(|_| (1, 200))),
+        ]
+    };
+    let hedge = HedgeLayer::builder().after(LATE).build().unwrap();
+    let each = endpoints().map(|(endpoint, backend)| (endpoint, hedge.layer(backend)));
+    let wrong = balance(each);
+    let right = hedge.layer(balance(endpoints()));
+    let deadline = TimeoutLayer::deadline(DEADLINE);
+    let (wrong, right) = (deadline.layer(wrong), deadline.layer(right));
+    assert_eq!(served(&wrong, 10).await, 5);
+    assert_eq!(served(&right, 10).await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedge_outside_the_retry_takes_the_waits_between_attempts_for_a_slow_service() {
+    let down = || Backend::new(|_| (1, 503));
+    let (one, other) = (down(), down());
+    let wait = Duration::from_secs(5);
+    let retry = RetryLayer::builder().backoff(Backoff::new(wait, wait));
+    let retry = retry.build().unwrap();
+    let hedge = HedgeLayer::builder().after(LATE).build().unwrap();
+    let wrong = hedge.layer(retry.layer(one.clone()));
+    let right = retry.layer(hedge.layer(other.clone()));
+    send(&wrong).await;
+    send(&right).await;
+    assert!(one.calls() > 3, "{}", one.calls());
+    assert_eq!(other.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_tells_the_deadline_outside_the_retry_tells_every_attempt_the_time_of_the_first() {
+    let first_fails = || Backend::new(|call| (500, if call == 1 { 503 } else { 200 }));
+    let (one, other) = (first_fails(), first_fails());
+    let deadline = TimeoutLayer::deadline(DEADLINE);
+    let retry = RetryLayer::http();
+    let wrong = deadline.layer(PropagateLayer.layer(retry.layer(one.clone())));
+    let right = deadline.layer(retry.layer(PropagateLayer.layer(other.clone())));
+    send(&wrong).await;
+    send(&right).await;
+    assert_eq!(*one.told.lock().unwrap(), [2_000, 2_000]);
+    let told = other.told.lock().unwrap();
+    assert!(told[0] == 2_000 && told[1] <= 1_500, "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_inside_the_layer_that_honours_it_comes_too_late() {
+    let slow = Backend::new(|_| (10_000, 200));
+    let patient = Policy::builder().deadline(Duration::from_secs(60));
+    let patient = patient.build().unwrap();
+    let deadline = TimeoutLayer::deadline(DEADLINE);
+    let wrong = deadline.layer(patient.layer(slow.clone()));
+    let right = patient.layer(deadline.layer(slow));
+    assert_eq!(send(&wrong).await.0, Some(504));
+    assert_eq!(send(&right).await.0, Some(200));
 }

@@ -7,12 +7,13 @@ mod server;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use ha_tower::timeout::TIMEOUT_MS;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::{Instant, sleep, timeout};
@@ -27,13 +28,18 @@ const HANGS: u64 = u64::MAX;
 #[derive(Clone, Debug)]
 struct Backend {
     calls: Arc<AtomicUsize>,
+    /// The time that each call was told to be left, in milliseconds.
+    told: Arc<Mutex<Vec<u64>>>,
     does: fn(usize) -> (u64, u16),
 }
 
 impl Backend {
     fn new(does: fn(usize) -> (u64, u16)) -> Self {
-        let calls = Arc::default();
-        Self { calls, does }
+        Self {
+            calls: Arc::default(),
+            told: Arc::default(),
+            does,
+        }
     }
 
     fn calls(&self) -> usize {
@@ -52,7 +58,11 @@ impl<B> Service<Request<B>> for Backend {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if let Some(left) = request.headers().get(TIMEOUT_MS) {
+            let left = left.to_str().unwrap().parse().unwrap();
+            self.told.lock().unwrap().push(left);
+        }
         let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let (millis, status) = (self.does)(number);
         Box::pin(async move {
