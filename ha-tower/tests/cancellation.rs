@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::{Future, Ready, poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +14,11 @@ use ha_core::backoff::Backoff;
 use ha_core::budget::{self, Budget};
 use ha_tower::drain::{self, Drain};
 use ha_tower::proxy::ReverseProxy;
-use ha_tower::retry::RetryLayer;
+use ha_tower::retry::{RetryLayer, generic};
 use ha_tower::timeout::TimeoutLayer;
 use http::{Request, Response, StatusCode};
-use http_body_util::{Empty, Full};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -146,6 +147,89 @@ async fn a_dropped_retry_ends_its_attempt_and_pays_only_for_what_was_sent() {
     })
     .await;
     assert!(polls >= 5, "three attempts and two waits, not {polls}");
+}
+
+/// Answers with a head at once, and with a status of gRPC at the end, a second later.
+#[derive(Clone)]
+struct Trailing(UnderWay, Arc<AtomicUsize>);
+
+impl<B: Send + 'static> Service<Request<B>> for Trailing {
+    type Response = Response<UnsyncBoxBody<Bytes, Infallible>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        let call = self.0.enter();
+        let frames = futures_util::stream::once(async move {
+            let _held = (call, request);
+            sleep(Duration::from_millis(900)).await;
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static("14"));
+            Ok(http_body::Frame::trailers(trailers))
+        });
+        ready(Ok(Response::new(StreamBody::new(frames).boxed_unsync())))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_retry_of_any_kind_ends_its_attempt_and_pays_only_for_what_was_sent() {
+    let second = Duration::from_secs(1);
+    let backoff = Backoff::new(second, second);
+    let config = budget::Config {
+        retry_ratio: 0.0,
+        ..budget::Config::default()
+    };
+    for kind in ["held for its status", "late", "generic"] {
+        let polls = at_each_await_point(async |polls| {
+            let (under_way, attempts) = (UnderWay::default(), Arc::default());
+            let budget = Arc::new(Budget::new(config, Instant::now().into_std()).unwrap());
+            let bad_gateway = StatusCode::BAD_GATEWAY;
+            let ended = match kind {
+                "generic" => {
+                    let bad = |answer: Result<&Response<Full<Bytes>>, &Infallible>| match answer {
+                        Ok(_) => generic::Verdict::Retry,
+                        Err(never) => match *never {},
+                    };
+                    let layer = generic::GenericLayer::builder(generic::Classify::new(bad));
+                    let layer = layer.backoff(backoff).shared_budget(Arc::clone(&budget));
+                    let server = slow(&under_way, bad_gateway, &attempts);
+                    let retry = layer.build().unwrap().layer(server);
+                    dropped_after(polls, retry.oneshot(request())).await
+                }
+                "late" => {
+                    let layer = RetryLayer::builder().attempt_timeout(second / 2);
+                    let layer = layer.backoff(backoff).shared_budget(Arc::clone(&budget));
+                    let server = slow(&under_way, bad_gateway, &attempts);
+                    let retry = layer.build().unwrap().layer(server);
+                    dropped_after(polls, retry.oneshot(request())).await
+                }
+                _ => {
+                    let server = Trailing(under_way.clone(), Arc::clone(&attempts));
+                    let layer = RetryLayer::grpc_builder().idempotent(|_| true);
+                    let layer = layer.backoff(backoff).shared_budget(Arc::clone(&budget));
+                    let retry = layer.build().unwrap().layer(server);
+                    dropped_after(polls, retry.oneshot(request())).await
+                }
+            };
+            assert_eq!(under_way.count(), 0, "{kind}, {polls} polls");
+            let sent = attempts.load(Ordering::Relaxed);
+            sleep(second * 5).await;
+            assert_eq!(attempts.load(Ordering::Relaxed), sent, "{kind}, {polls}");
+            let retries = sent.saturating_sub(1);
+            assert_eq!(100 - left(&budget, 100), retries, "{kind}, {polls} polls");
+            ended
+        })
+        .await;
+        assert!(
+            polls >= 4,
+            "{kind}: three attempts and two waits, not {polls}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,19 +1,26 @@
-//! The pick allocates nothing, however many endpoints there are. One test to a file: the counters are the process's.
+//! What a request allocates on its way while all is well. The counters are the process's, so that tests take turns.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::System;
 use std::convert::Infallible;
 use std::future::{Future as _, Ready, ready};
 use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use ha_core::endpoint::{Endpoint, Weight};
 use ha_core::hash::hash_key;
 use ha_tower::balance::{
     Any, Balance, HashKey, Keyed, Maglev, P2c, Policy, Random, Rendezvous, RingHash, RoundRobin,
 };
+use ha_tower::retry::generic::OnError;
+use ha_tower::retry::{MARKER, RetryLayer};
+use ha_tower::tried::Tried;
+use http::{HeaderValue, Method, Request, Response};
+use http_body_util::Empty;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tower::Service;
+use tower::{Layer, Service};
 
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -48,8 +55,11 @@ fn calls(balance: &Balance<Noop, Protocol>, n: usize) {
     }
 }
 
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 fn picking_and_calling_allocates_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     for policy in [
         Policy::from(RoundRobin),
         P2c::peak_ewma().into(),
@@ -81,5 +91,80 @@ fn picking_and_calling_allocates_nothing() {
                 "{policy:?}, {n} endpoints: {change:?}"
             );
         }
+    }
+}
+
+/// Answers every HTTP request at once.
+#[derive(Clone)]
+struct Http;
+
+impl<B> Service<Request<B>> for Http {
+    type Response = Response<Empty<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        ready(Ok(Response::new(Empty::new())))
+    }
+}
+
+/// How often `call` allocates for all of these requests together. The first ones make what is made once per thread.
+fn allocations<Req>(requests: Vec<Req>, mut call: impl FnMut(Req)) -> usize {
+    let mut requests = requests.into_iter();
+    requests.by_ref().take(10).for_each(&mut call);
+    let region = Region::new(GLOBAL);
+    requests.for_each(call);
+    region.change().allocations
+}
+
+fn served<S: Service<Req>, Req>(service: &mut S) -> impl FnMut(Req) {
+    |request| {
+        let call = pin!(service.call(request));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(call.poll(&mut context).is_ready());
+    }
+}
+
+fn requests(method: Method, fields: usize) -> Vec<Request<Empty<Bytes>>> {
+    let request = |_| {
+        let mut request = Request::builder()
+            .method(method.clone())
+            .uri("http://app/x");
+        for field in 0..fields {
+            request = request.header(format!("x-field-{field}"), "value");
+        }
+        request.body(Empty::new()).unwrap()
+    };
+    (0..10_010).map(request).collect()
+}
+
+#[test]
+fn retrying_allocates_what_the_copy_of_a_head_does_and_nothing_where_none_is_made() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut generic = RetryLayer::generic(OnError).layer(Noop);
+    let made = allocations(vec![(); 10_010], served(&mut generic));
+    assert!(made < 50, "generic: {made}");
+
+    let mut http = RetryLayer::http().layer(Http);
+    let made = allocations(requests(Method::CONNECT, 4), served(&mut http));
+    assert!(made < 50, "not copied: {made}");
+
+    for fields in [0, 4] {
+        let copied = allocations(requests(Method::GET, fields), |request| {
+            let (mut head, _) = request.into_parts();
+            head.extensions.insert(Tried::new());
+            head.headers.insert(MARKER, HeaderValue::from_static("1"));
+            drop(head.clone());
+        });
+        let made = allocations(requests(Method::GET, fields), served(&mut http));
+        assert!(copied >= 10_000, "{fields} fields: {copied}");
+        assert!(
+            made < copied + 50,
+            "{fields} fields: {made}, copies {copied}"
+        );
     }
 }

@@ -54,7 +54,9 @@ async fn bottom(failing: Failing, tasks: &mut JoinSet<()>) -> (SocketAddr, Arc<A
                 *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
                 async { Ok::<_, Infallible>(response) }
             });
-            tasks.spawn(async move { drop(drain::serve(listener, service, Drain::new()).await) });
+            tasks.spawn(async move {
+                let _ = drain::serve(listener, service, Drain::new()).await;
+            });
         }
         Failing::HangsUp => {
             tasks.spawn(async move {
@@ -98,7 +100,9 @@ async fn tier(kind: Tier, next: SocketAddr, tasks: &mut JoinSet<()>) -> SocketAd
                 .layer(RetryLayer::http())
                 .service(upstream);
             let proxy = ReverseProxy::new(client);
-            tasks.spawn(async move { drop(drain::serve(listener, proxy, Drain::new()).await) });
+            tasks.spawn(async move {
+                let _ = drain::serve(listener, proxy, Drain::new()).await;
+            });
         }
         Tier::Naive => {
             let client = service_fn(move |request: Request<Incoming>| {
@@ -119,7 +123,9 @@ async fn tier(kind: Tier, next: SocketAddr, tasks: &mut JoinSet<()>) -> SocketAd
                 }
             });
             let proxy = ReverseProxy::new(client);
-            tasks.spawn(async move { drop(drain::serve(listener, proxy, Drain::new()).await) });
+            tasks.spawn(async move {
+                let _ = drain::serve(listener, proxy, Drain::new()).await;
+            });
         }
     }
     address

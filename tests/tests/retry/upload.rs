@@ -41,7 +41,7 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn new(memory: &Arc<Memory>) -> Bytes {
+    fn bytes(memory: &Arc<Memory>) -> Bytes {
         let now = memory.now.fetch_add(CHUNK, Ordering::Relaxed) + CHUNK;
         memory.peak.fetch_max(now, Ordering::Relaxed);
         Bytes::from_owner(Self {
@@ -81,7 +81,7 @@ impl Upload {
                     let seen = timeout(patience, server.first_byte.notified()).await;
                     server.came_first.store(seen.is_ok(), Ordering::Relaxed);
                 }
-                Some((Chunk::new(&memory), sent + CHUNK))
+                Some((Chunk::bytes(&memory), sent + CHUNK))
             }
         });
         Self {

@@ -19,9 +19,9 @@ use crate::run::{Failure, Step};
 use crate::workspace;
 
 /// The benches that exist, one file or folder each in `benches/benches`.
-pub(crate) const NAMES: [&str; 4] = ["balance", "breaker", "hash", "tail"];
+pub(crate) const NAMES: [&str; 6] = ["balance", "breaker", "hash", "retry", "storm", "tail"];
 /// Those among them that print their own table and write their own rows.
-const LOAD_TESTS: [&str; 1] = ["tail"];
+const LOAD_TESTS: [&str; 2] = ["storm", "tail"];
 /// Those that have a `BENCH_memory` beside them, which counts.
 const COUNTED: [&str; 1] = ["balance"];
 /// Those that have peers in the other workspace.
