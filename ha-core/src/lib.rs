@@ -19,6 +19,7 @@ pub mod health;
 pub mod hedge;
 pub mod limit;
 pub mod load;
+pub mod marks;
 pub mod outlier;
 pub mod pick;
 pub mod sign;

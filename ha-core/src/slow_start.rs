@@ -363,3 +363,30 @@ mod tests {
         }
     }
 }
+
+/// `RUSTFLAGS="--cfg ha_loom" cargo test -p ha-core --release --lib slow_start::loom`
+#[cfg(all(test, ha_loom))]
+mod loom {
+    use ::loom::sync::Arc;
+    use ::loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_ramp_that_begins_while_the_one_before_is_found_over_is_not_lost() {
+        let now = Instant::now();
+        let late = now + Duration::from_secs(30);
+        ::loom::model(move || {
+            let ramp = Arc::new(Ramp::new(Config::default(), now).unwrap());
+            ramp.begin_new(now);
+            let other = {
+                let ramp = ramp.clone();
+                thread::spawn(move || ramp.factor(late))
+            };
+            ramp.begin_recovered(late);
+            let factor = other.join().unwrap();
+            assert!(factor == 1.0 || factor == 0.1);
+            assert_eq!(ramp.factor(late), 0.1);
+        });
+    }
+}

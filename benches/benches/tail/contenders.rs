@@ -21,6 +21,10 @@ use tower::ServiceBuilder;
 use crate::generator::KEY;
 use crate::thread::Thread;
 
+/// Two limits that all of them have alike: what a busy machine holds up for longer fails, and it should fail for everybody or nobody.
+const CONNECT: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// One way to run one of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Contender {
@@ -136,10 +140,12 @@ fn ours(policy: Policy, backends: &[SocketAddr]) -> io::Result<Running> {
         let upstream = Upstream::builder("backends")
             .discover(discover::fixed(&urls).map_err(io::Error::other)?)
             .balance(policy)
+            .connect_timeout(CONNECT)
+            .attempt_timeout(ANSWER)
             .build()
             .map_err(io::Error::other)?;
         let client = ServiceBuilder::new()
-            .layer(TimeoutLayer::deadline(Duration::from_secs(5)))
+            .layer(TimeoutLayer::deadline(2 * ANSWER))
             .layer(RetryLayer::http())
             .service(upstream);
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -191,10 +197,12 @@ async fn peer(
 fn haproxy(port: u16, balance: &str, backends: &[SocketAddr]) -> String {
     let mut text = format!(
         "global\n  nbthread 1\n  maxconn 4096\n\
-         defaults\n  mode http\n  timeout connect 250ms\n  timeout client 30s\n  timeout server 5s\n  \
+         defaults\n  mode http\n  timeout connect {connect}s\n  timeout client 30s\n  timeout server {answer}s\n  \
          option redispatch\n  retries 2\n  http-reuse always\n\
          frontend edge\n  bind 127.0.0.1:{port}\n  default_backend apps\n\
-         backend apps\n  balance {balance}\n"
+         backend apps\n  balance {balance}\n",
+        connect = CONNECT.as_secs(),
+        answer = ANSWER.as_secs(),
     );
     for (i, address) in backends.iter().enumerate() {
         let _ = writeln!(text, "  server app{i} {address}");
@@ -216,6 +224,8 @@ fn nginx(port: u16, dir: &str, method: &str, backends: &[SocketAddr]) -> String 
          upstream apps {{ {method} {servers} keepalive 256; keepalive_requests 1000000000; }}\n  \
          server {{\n    listen 127.0.0.1:{port};\n    location / {{\n      proxy_pass http://apps;\n      \
          proxy_http_version 1.1;\n      proxy_set_header Connection \"\";\n      \
-         proxy_connect_timeout 250ms;\n    }}\n  }}\n}}\n"
+         proxy_connect_timeout {connect}s;\n      proxy_read_timeout {answer}s;\n    }}\n  }}\n}}\n",
+        connect = CONNECT.as_secs(),
+        answer = ANSWER.as_secs(),
     )
 }

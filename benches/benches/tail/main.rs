@@ -78,10 +78,9 @@ async fn measure(only: &[String]) -> io::Result<Report> {
     for contender in &contenders {
         println!("closed loop, {CONNECTIONS} connections: {}", contender.name);
         let bench = Bench::start(contender).await?;
-        let healthy = bench.closed().await;
-        report.add("closed_healthy", contender.name, &healthy);
+        report.add("closed_healthy", contender.name, bench.closed().await);
         bench.slow_down();
-        report.add("closed_one_slow", contender.name, &bench.closed().await);
+        report.add("closed_one_slow", contender.name, bench.closed().await);
         let recovery = bench.recover().await;
         report.recovered(contender.name, recovery);
     }
@@ -89,9 +88,9 @@ async fn measure(only: &[String]) -> io::Result<Report> {
     for contender in &contenders {
         println!("open loop, {rate:.0} per second: {}", contender.name);
         let bench = Bench::start(contender).await?;
-        report.add("open_healthy", contender.name, &bench.open(rate).await);
+        report.add("open_healthy", contender.name, bench.open(rate).await);
         bench.slow_down();
-        report.add("open_one_slow", contender.name, &bench.open(rate).await);
+        report.add("open_one_slow", contender.name, bench.open(rate).await);
     }
     Ok(report)
 }
@@ -114,12 +113,29 @@ impl Bench {
         })
     }
 
-    async fn closed(&self) -> Tally {
-        generator::closed(self.address, CONNECTIONS, WARM_UP, MEASURE).await
+    async fn closed(&self) -> Measured {
+        self.shared(generator::closed(
+            self.address,
+            CONNECTIONS,
+            WARM_UP,
+            MEASURE,
+        ))
+        .await
     }
 
-    async fn open(&self, rate: f64) -> Tally {
-        generator::open(self.address, rate, WARM_UP, MEASURE).await
+    async fn open(&self, rate: f64) -> Measured {
+        self.shared(generator::open(self.address, rate, WARM_UP, MEASURE))
+            .await
+    }
+
+    /// The run, and which part of all answers came from the server that is or will be slow.
+    async fn shared(&self, run: impl Future<Output = Tally>) -> Measured {
+        let before = self.backends.served();
+        let tally = run.await;
+        Measured {
+            slow_share: share(&before, &self.backends.served()),
+            tally,
+        }
     }
 
     fn slow_down(&self) {
@@ -144,13 +160,24 @@ impl Bench {
         while recovered.is_none() && start.elapsed() < PATIENCE {
             tokio::time::sleep(WINDOW).await;
             let after = self.backends.served();
-            let answered = |i: usize| (after[i] - before[i]) as f64;
-            let all: f64 = (0..COUNT).map(answered).sum();
-            if answered(SLOW) / all >= 0.9 / COUNT as f64 {
+            if share(&before, &after) >= 0.9 / COUNT as f64 {
                 recovered = Some(start.elapsed());
             }
             before = after;
         }
         recovered
     }
+}
+
+/// One run, the warm-up not counted but in the share.
+pub(crate) struct Measured {
+    pub(crate) tally: Tally,
+    pub(crate) slow_share: f64,
+}
+
+/// Which part of the answers between two looks came from [`SLOW`].
+fn share(before: &[u64], after: &[u64]) -> f64 {
+    let answered = |i: usize| (after[i] - before[i]) as f64;
+    let all: f64 = (0..COUNT).map(answered).sum();
+    answered(SLOW) / all
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::generator::{Failure, Tally};
+use crate::Measured;
+use crate::generator::Failure;
 
 const OURS: &str = "ours";
 
@@ -16,6 +17,7 @@ struct Line {
     quantiles: [Duration; 3],
     max: Duration,
     failed: BTreeMap<Failure, u64>,
+    slow_share: f64,
 }
 
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
@@ -34,12 +36,14 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, case: &'static str, who: &'static str, tally: &Tally) {
+    pub(crate) fn add(&mut self, case: &'static str, who: &'static str, measured: Measured) {
+        let Measured { tally, slow_share } = measured;
         let line = Line {
             per_second: tally.per_second(),
             quantiles: QUANTILES.map(|(_, q)| tally.latency.quantile(q).unwrap_or_default()),
             max: tally.latency.max(),
-            failed: tally.failed.clone(),
+            failed: tally.failed,
+            slow_share,
         };
         match self.cases.iter_mut().find(|(name, _)| *name == case) {
             Some((_, lines)) => lines.push((who, line)),
@@ -82,6 +86,8 @@ impl Report {
             rows.push(row(case, "per_second", lines, per_second));
             let failed = |line: &Line| json!(line.failed.values().sum::<u64>());
             rows.push(row(case, "failed", lines, failed));
+            let slow_share = |line: &Line| json!(line.slow_share);
+            rows.push(row(case, "slow_share", lines, slow_share));
         }
         let recoveries: BTreeMap<_, _> = self
             .recoveries
@@ -120,17 +126,18 @@ impl fmt::Display for Report {
         for (case, lines) in &self.cases {
             writeln!(
                 f,
-                "\n{case:<20} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>12}",
-                "per s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed", "p99/healthy"
+                "\n{case:<20} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7} {:>7} {:>12}",
+                "per s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed", "slow %", "p99/healthy"
             )?;
             for (who, line) in lines {
                 let [p50, p90, p99] = line.quantiles.map(ms);
                 write!(
                     f,
-                    "{who:<20} {:>9.0} {p50:>9.2} {p90:>9.2} {p99:>9.2} {:>9.2} {:>7}",
+                    "{who:<20} {:>9.0} {p50:>9.2} {p90:>9.2} {p99:>9.2} {:>9.2} {:>7} {:>7.2}",
                     line.per_second,
                     ms(line.max),
-                    line.failed.values().sum::<u64>()
+                    line.failed.values().sum::<u64>(),
+                    100.0 * line.slow_share
                 )?;
                 let healthy = case
                     .strip_suffix("one_slow")

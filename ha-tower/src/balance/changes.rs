@@ -1,10 +1,10 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use ha_core::endpoint::EndpointKey;
 use ha_core::health;
+use ha_core::marks::Marks;
 use tokio::sync::Notify;
 
 use super::event::Listeners;
@@ -12,21 +12,10 @@ use super::outlier::Ejector;
 use super::{Event, State};
 use crate::clock::Moment;
 
-/// Nothing has changed.
-const CLEAN: u8 = 0;
-/// What endpoints stand like must be looked at.
-const DIRTY: u8 = 1;
-/// Nothing has changed, but at `look_again` the time alone changes something.
-const TIMED: u8 = 2;
-
 /// What the endpoints of one balancer share: whether a standing has changed, who ejects, and who wants to know.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    word: AtomicU8,
-    // Nanoseconds since the epoch.
-    look_again: AtomicU64,
-    epoch: Instant,
-    looking: Mutex<()>,
+    marks: Marks,
     pub(crate) notify: Notify,
     ejector: Option<Ejector>,
     listeners: Listeners,
@@ -35,10 +24,7 @@ pub(crate) struct Changes {
 impl Changes {
     pub(super) fn new(ejector: Option<Ejector>, listeners: Listeners, now: Instant) -> Self {
         Self {
-            word: AtomicU8::new(CLEAN),
-            look_again: AtomicU64::new(0),
-            epoch: now,
-            looking: Mutex::new(()),
+            marks: Marks::new(now),
             notify: Notify::new(),
             ejector,
             listeners,
@@ -46,7 +32,7 @@ impl Changes {
     }
 
     pub(super) fn mark(&self) {
-        self.word.store(DIRTY, Ordering::Release);
+        self.marks.mark();
         self.notify.notify_waiters();
     }
 
@@ -59,62 +45,18 @@ impl Changes {
         look: impl FnOnce(Instant) -> Option<Instant>,
         looked: impl FnOnce(),
     ) {
-        // Reading alone keeps the line shared between cores.
-        let word = self.word.load(Ordering::Relaxed);
-        if word != CLEAN && self.look_now(word, now.get(), look) {
+        if self.marks.look(|| now.get(), look) {
             looked();
         }
     }
 
-    #[cold]
-    fn look_now(
-        &self,
-        word: u8,
-        now: Instant,
-        look: impl FnOnce(Instant) -> Option<Instant>,
-    ) -> bool {
-        if word == TIMED && self.nanos(now) < self.look_again.load(Ordering::Relaxed) {
-            return false;
-        }
-        // Nobody waits here: who comes second goes by what is known.
-        let _looking = match self.looking.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
-        self.look_locked(now, look);
-        true
-    }
-
     /// Like [`look`](Self::look), but waits for a look that is under way: after it, all is known that was marked before.
     pub(super) fn look_surely(&self, now: Instant, look: impl FnOnce(Instant) -> Option<Instant>) {
-        let _looking = lock(&self.looking);
-        if self.is_dirty() {
-            self.look_locked(now, look);
-        }
+        self.marks.look_surely(now, look);
     }
 
     pub(super) fn is_dirty(&self) -> bool {
-        self.word.load(Ordering::Relaxed) == DIRTY
-    }
-
-    fn look_locked(&self, now: Instant, look: impl FnOnce(Instant) -> Option<Instant>) {
-        self.word.store(CLEAN, Ordering::Relaxed);
-        // What is marked from here on is seen by the look or stays marked.
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if let Some(at) = look(now) {
-            self.look_again.store(self.nanos(at), Ordering::Relaxed);
-            let (from, to) = (CLEAN, TIMED);
-            // Marked meanwhile is more.
-            let _ = self
-                .word
-                .compare_exchange(from, to, Ordering::Release, Ordering::Relaxed);
-        }
-    }
-
-    fn nanos(&self, at: Instant) -> u64 {
-        let since: Duration = at.saturating_duration_since(self.epoch);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        self.marks.is_marked()
     }
 
     pub(super) fn tell(&self, event: impl FnOnce() -> Event) {
