@@ -99,6 +99,14 @@ contract! {
     paused retry_generic, "ha_tower::retry::generic::GenericLayer";
     paused hedge, "ha_tower::hedge::HedgeLayer";
     paused hedge_generic, "ha_tower::hedge::HedgeLayer (generic)";
+    paused fallback, "ha_tower::fallback::FallbackLayer", not {
+        state_is_shared: "holds a fallback and no state",
+    };
+    paused fallback_answer, "ha_tower::fallback::FallbackLayer (closure)", not {
+        error_is_kept: "the closure's answer takes its place",
+        state_is_shared: "holds a fallback and no state",
+    };
+    paused chaos, "ha_tower::chaos::ChaosLayer";
     paused timeout, "ha_tower::timeout::TimeoutLayer", not {
         state_is_shared: "holds a duration and no state",
     };

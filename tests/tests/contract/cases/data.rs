@@ -8,8 +8,8 @@ use ha_session::{MemoryStore, Session, SessionLayer};
 use http::Request;
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use super::both_are_counted;
 use crate::laws::{Case, Shared, get};
-use crate::probe::Step;
 use crate::subject::{Bed, Body, settle};
 
 /// Where a router to nowhere looks for its nodes: beside the tests, whose time stands still.
@@ -27,15 +27,6 @@ pub(crate) fn router_to_nowhere() -> Router {
 
 fn keys() -> KeyRing {
     KeyRing::from(Key::from_bytes(&[7; 32]).unwrap())
-}
-
-/// One request through each service; the first one's layer has counted both.
-async fn both_are_counted(mut shared: Shared<'_>) -> Result<bool, String> {
-    shared.probe.plan(&[Step::Answer(200)]);
-    for subject in [&mut shared.a, &mut shared.b] {
-        let _ = subject.exchange((shared.request)()).await?;
-    }
-    Ok(shared.bed.counted() == 2)
 }
 
 /// Every request brings a token that is garbled.

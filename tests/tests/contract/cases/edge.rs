@@ -8,9 +8,10 @@ use ha_tower::proxy::ReverseProxy;
 use ha_tower::route::{self, Policy, PolicyLayer};
 use ha_tower::timeout::{DeadlineLayer, PropagateLayer, TimeoutLayer};
 
-use crate::laws::{Case, Errors, Shared};
+use super::both_are_in_flight;
+use crate::laws::{Case, Errors};
 use crate::probe::{Probe, Step};
-use crate::subject::{Bed, Driven, pass};
+use crate::subject::{Bed, pass};
 
 const FAILURES: u32 = 5;
 
@@ -27,19 +28,6 @@ pub(crate) fn balance() -> Case {
             Bed::service(balance).permits(move || usize::try_from(counted.in_flight()).unwrap())
         })
     }
-}
-
-/// One call through each service is under way: the first one's layer has two.
-pub(super) async fn both_are_in_flight(shared: Shared<'_>) -> Result<bool, String> {
-    shared.probe.plan(&[Step::Hold]);
-    let mut calls = Vec::new();
-    for mut subject in [shared.a, shared.b] {
-        subject.ready().await?.map_err(|error| error.to_string())?;
-        let mut call = Driven::new(subject.call((shared.request)()));
-        let _ = call.turn();
-        calls.push(call);
-    }
-    Ok(shared.bed.given_out() == 2)
 }
 
 pub(crate) fn breaker() -> Case {

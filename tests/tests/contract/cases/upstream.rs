@@ -8,7 +8,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::edge::both_are_in_flight;
+use super::both_are_in_flight;
 use crate::laws::{Case, Errors};
 use crate::probe::Probe;
 use crate::subject::Bed;

@@ -1,13 +1,19 @@
+use std::convert::Infallible;
 use std::time::Duration;
 
+use bytes::Bytes;
 use ha_core::backoff::Backoff;
 use ha_core::endpoint::Endpoint;
 use ha_tower::balance::{Balance, Http, RoundRobin};
 use ha_tower::breaker::{self, BreakerLayer, State};
+use ha_tower::chaos::{ChaosLayer, Faults};
+use ha_tower::fallback::FallbackLayer;
 use ha_tower::hedge::HedgeLayer;
 use ha_tower::retry::RetryLayer;
 use ha_tower::route::Policy;
 use ha_tower::timeout::{PropagateLayer, TimeoutLayer};
+use http::{Response, StatusCode};
+use http_body_util::Full;
 use tower::{Layer, ServiceBuilder};
 
 use super::{AttemptTimeout, Backend, HANGS, send, served};
@@ -202,4 +208,48 @@ async fn a_policy_inside_the_layer_that_honours_it_comes_too_late() {
     let right = patient.layer(deadline.layer(slow));
     assert_eq!(send(&wrong).await.0, Some(504));
     assert_eq!(send(&right).await.0, Some(200));
+}
+
+/// Answers 203 in place of a failure.
+macro_rules! or_else {
+    ($service:expr) => {{
+        let instead = FallbackLayer::answer(|_| async {
+            let answer = Response::builder()
+                .status(203)
+                .body(Full::<Bytes>::default());
+            Ok::<_, Infallible>(answer.unwrap())
+        });
+        instead.build().unwrap().layer($service)
+    }};
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_inside_the_retry_leaves_nothing_to_try_again() {
+    let first_fails = || Backend::new(|call| (1, if call == 1 { 503 } else { 200 }));
+    let wrong = RetryLayer::http().layer(or_else!(first_fails()));
+    let right = or_else!(RetryLayer::http().layer(first_fails()));
+    assert_eq!(send(&wrong).await.0, Some(203));
+    assert_eq!(send(&right).await.0, Some(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fallback_inside_the_deadline_is_not_asked_when_the_service_hangs() {
+    let hanging = Backend::new(|_| (HANGS, 200));
+    let deadline = TimeoutLayer::deadline(DEADLINE);
+    let wrong = deadline.layer(or_else!(hanging.clone()));
+    let right = or_else!(deadline.layer(hanging));
+    assert_eq!(send(&wrong).await.0, Some(504));
+    assert_eq!(send(&right).await.0, Some(203));
+}
+
+#[tokio::test(start_paused = true)]
+async fn faults_outside_of_the_retry_test_the_caller_and_not_the_retry() {
+    let well = Backend::new(|_| (1, 200));
+    let faults = Faults::none().status(0.2, StatusCode::SERVICE_UNAVAILABLE);
+    let chaos = ChaosLayer::builder(7).faults(faults).started(true);
+    let chaos = chaos.build().unwrap();
+    let wrong = chaos.layer(RetryLayer::http().layer(well.clone()));
+    let right = RetryLayer::http().layer(chaos.layer(well));
+    let served = (served(&wrong, 100).await, served(&right, 100).await);
+    assert!(served.0 < 90 && served.1 > 95, "{served:?}");
 }
