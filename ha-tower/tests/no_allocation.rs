@@ -14,6 +14,8 @@ use ha_core::hash::hash_key;
 use ha_tower::balance::{
     Any, Balance, HashKey, Keyed, Maglev, P2c, Policy, Random, Rendezvous, RingHash, RoundRobin,
 };
+use ha_tower::breaker::{self, BreakerLayer, SlowCalls};
+use ha_tower::fallback::FallbackLayer;
 use ha_tower::retry::generic::OnError;
 use ha_tower::retry::{MARKER, RetryLayer};
 use ha_tower::tried::Tried;
@@ -167,4 +169,25 @@ fn retrying_allocates_what_the_copy_of_a_head_does_and_nothing_where_none_is_mad
             "{fields} fields: {made}, copies {copied}"
         );
     }
+}
+
+#[test]
+fn a_closed_breaker_allocates_nothing_and_neither_does_a_fallback_that_is_not_needed() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut counting = breaker::Config::default();
+    counting.slow_calls = Some(SlowCalls::over(std::time::Duration::from_secs(60)));
+    for config in [breaker::Config::default(), counting] {
+        let mut plain = BreakerLayer::new(config.clone(), Any).unwrap().layer(Noop);
+        let made = allocations(vec![(); 10_010], served(&mut plain));
+        assert!(made < 50, "{config:?}: {made}");
+
+        let mut http = BreakerLayer::http(config.clone()).unwrap().layer(Http);
+        let made = allocations(requests(Method::GET, 4), served(&mut http));
+        assert!(made < 50, "http, {config:?}: {made}");
+    }
+    let fallback =
+        FallbackLayer::answer(|_| ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))));
+    let mut fallback = fallback.build().unwrap().layer(Http);
+    let made = allocations(requests(Method::GET, 4), served(&mut fallback));
+    assert!(made < 50, "fallback: {made}");
 }
