@@ -1,6 +1,7 @@
 //! What balancing costs per call, beside tower's `Balance`; `peers` adds pingora's to the same rows.
 //!
-//! Ours is cloned for each call, as axum does. Tower's is not `Clone`, so it is called in place (`tower`) and, as a service that many
+//! Ours is cloned for each call, as axum does, and has no breakers, because the peers have none; `ours_breaker` is the default, with one for each
+//! endpoint. Tower's is not `Clone`, so it is called in place (`tower`) and, as a service that many
 //! tasks share has to be, behind a `Buffer` (`tower_buffer`), which is cloned for each call too.
 //!
 //! - `<policy>_<endpoints>`: one caller, endpoints that do nothing. The policies that hash get another key with each call, a number at
@@ -25,7 +26,8 @@ use criterion::{
 use futures_util::stream::poll_fn;
 use ha_benches::{Crowd, Noop, SIZES, Work};
 use ha_core::endpoint::Weight;
-use ha_tower::balance::Policy;
+use ha_tower::balance::{P2c, Policy};
+use ha_tower::breaker;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tower::balance::p2c::Balance as TowerBalance;
@@ -37,6 +39,7 @@ use tower::{BoxError, Service, ServiceExt as _};
 const MANY: usize = 10_000;
 const BUFFER: usize = 1_024;
 const BUFFERED: &str = "tower_buffer";
+const GUARDED: &str = "ours_breaker";
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
@@ -54,6 +57,13 @@ fn one_caller(criterion: &mut Criterion) {
             });
         }
         let (ewma, pending) = (format!("peak_ewma_{n}"), format!("pending_{n}"));
+        for (case, policy) in [(&ewma, P2c::peak_ewma()), (&pending, P2c::least_request())] {
+            let breaker = Some(breaker::Config::default());
+            let balance = ours::season(ours::with(n, policy.into(), breaker, Noop), n);
+            group.bench_function(BenchmarkId::new(case, GUARDED), |b| {
+                b.iter(|| ours::call_clone(&balance));
+            });
+        }
         in_place(&mut group, &ewma, theirs::ewma(n, Noop));
         in_place(&mut group, &pending, theirs::pending(n, Noop));
         behind_buffer(&mut group, &runtime, &ewma, theirs::ewma(n, Noop));

@@ -6,6 +6,7 @@ use ha_core::endpoint::Endpoint;
 use ha_tower::balance::{
     Any, Balance, HashKey, Keyed, Maglev, P2c, Policy, Random, Rendezvous, RingHash, RoundRobin,
 };
+use ha_tower::breaker;
 use tower::Service;
 
 pub(crate) const NAME: &str = "ours";
@@ -39,11 +40,22 @@ pub(crate) fn endpoints(n: usize) -> Vec<Endpoint> {
         .collect()
 }
 
+/// Without breakers, which the peers do not have.
 pub(crate) fn balance<S: Copy>(n: usize, policy: Policy, service: S) -> Ours<S> {
+    with(n, policy, None, service)
+}
+
+pub(crate) fn with<S: Copy>(
+    n: usize,
+    policy: Policy,
+    breaker: Option<breaker::Config>,
+    service: S,
+) -> Ours<S> {
     let endpoints = endpoints(n).into_iter().map(|endpoint| (endpoint, service));
     let key: fn(&()) -> _ = |()| Some(fastrand::u64(..));
     Balance::builder(endpoints)
         .policy(policy)
+        .breaker(breaker)
         .protocol(Keyed::new(Any, key))
         .build()
         .unwrap()
@@ -54,7 +66,14 @@ pub(crate) fn seasoned<S>(n: usize, policy: Policy, service: S) -> Ours<S>
 where
     S: Service<(), Error = Infallible> + Copy,
 {
-    let balance = balance(n, policy, service);
+    season(balance(n, policy, service), n)
+}
+
+/// Gives all endpoints a history.
+pub(crate) fn season<S>(balance: Ours<S>, n: usize) -> Ours<S>
+where
+    S: Service<(), Error = Infallible> + Copy,
+{
     for _ in 0..n * 20 {
         call_clone(&balance);
     }

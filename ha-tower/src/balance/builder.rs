@@ -22,7 +22,7 @@ use crate::clock;
 pub(crate) struct Settings {
     pub(crate) name: Arc<str>,
     pub(crate) policy: Policy,
-    pub(crate) breaker: breaker::Config,
+    pub(crate) breaker: Option<breaker::Config>,
     pub(crate) load: load::Config,
     pub(crate) spread: spread::Config,
     pub(crate) slow_start: Option<slow_start::Config>,
@@ -39,7 +39,7 @@ impl Default for Settings {
         Self {
             name: "".into(),
             policy: Policy::default(),
-            breaker: breaker::Config::default(),
+            breaker: Some(breaker::Config::default()),
             load: load::Config::default(),
             spread: spread::Config::default(),
             slow_start: Some(slow_start::Config::default()),
@@ -56,7 +56,9 @@ impl Settings {
     /// Whether the settings make sense.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         self.policy.validate()?;
-        self.breaker.validate()?;
+        if let Some(breaker) = &self.breaker {
+            breaker.validate()?;
+        }
         self.load.validate()?;
         self.spread.validate()?;
         if let Some(slow_start) = &self.slow_start {
@@ -96,9 +98,10 @@ impl<S, P> Builder<S, P> {
         self
     }
 
-    /// The breaker of each endpoint. Default [`breaker::Config::default`].
-    pub fn breaker(mut self, config: breaker::Config) -> Self {
-        self.settings.breaker = config;
+    /// The breaker of each endpoint, or `None` for none, where the services have one of their own. Default
+    /// [`breaker::Config::default`].
+    pub fn breaker(mut self, config: impl Into<Option<breaker::Config>>) -> Self {
+        self.settings.breaker = config.into();
         self
     }
 
@@ -182,7 +185,10 @@ impl<S, P> Builder<S, P> {
         let control = Control {
             measures: settings.observes
                 || settings.policy.looks_at_latency()
-                || settings.breaker.slow_calls.is_some(),
+                || settings
+                    .breaker
+                    .as_ref()
+                    .is_some_and(|breaker| breaker.slow_calls.is_some()),
             counts_picks: settings.observes,
             policy: settings.policy,
             spread: settings.spread,
@@ -211,10 +217,11 @@ impl<S, P> Builder<S, P> {
 }
 
 impl Control {
-    /// The breaker and the ramp of a new endpoint.
+    /// The breaker and the ramp of a new endpoint. A breaker that is off is there all the same, and never asked.
     pub(super) fn breaker_and_ramp(&self) -> Result<(Breaker, Option<Ramp>), ConfigError> {
         let now = clock::now();
         let ramp = self.slow_start.clone().map(|config| Ramp::new(config, now));
-        Ok((Breaker::new(self.breaker.clone(), now)?, ramp.transpose()?))
+        let breaker = self.breaker.clone().unwrap_or_default();
+        Ok((Breaker::new(breaker, now)?, ramp.transpose()?))
     }
 }

@@ -40,7 +40,8 @@ impl InFlight {
         charge(state, verdict, &now);
         // The permit was given back with the head: an answer that streams for an hour must not keep a probe for itself.
         if let Some(outcome) = verdict.outcome
-            && let Ok(permit) = state.breaker.try_admit_with(|| now.get())
+            && let Some(breaker) = state.breaker()
+            && let Ok(permit) = breaker.try_admit_with(|| now.get())
         {
             take_outcome(state, permit, outcome, self.took, &now);
         }
@@ -88,14 +89,14 @@ impl Flight {
         choice: Choice,
         started: Option<Instant>,
     ) {
-        if !choice.has_place {
+        if !choice.has_place() {
             state.load.start();
         }
         if let Some(now) = started {
             state.load.picked(now);
         }
         self.started = started;
-        if choice.has_place {
+        if choice.has_place() {
             self.lane = Some(lane.clone());
         }
         self.state = Some(state.clone());
@@ -108,40 +109,68 @@ impl Flight {
     /// Takes the outcome, and returns what holds the request in flight. None when it was taken before.
     #[inline]
     pub(super) fn finish(&mut self, verdict: &Verdict) -> Option<InFlight> {
-        let mut in_flight = InFlight {
+        // Gone before anything can panic, so that what is left is dropped without asking the breaker again.
+        let permit = self.permit.take();
+        let took = settle_all(self.state.as_ref()?, permit, verdict, self.started);
+        Some(InFlight {
             state: self.state.take()?,
             lane: self.lane.take(),
-            took: None,
-        };
-        let now = Moment::default();
-        charge(&in_flight.state, verdict, &now);
-        if let Some(started) = self.started {
-            measure(&in_flight.state, verdict, started, &now);
-            if in_flight.state.breaker.slow_after().is_some() {
-                in_flight.took = Some(now.get().saturating_duration_since(started));
-            }
-        }
-        if let Some(permit) = self.permit.take() {
-            give_back(&in_flight, permit, verdict, &now);
-        }
-        Some(in_flight)
+            took,
+        })
     }
 }
 
+/// Tells everybody how it ended, and says how long it took if the breaker wants to hear it again.
 #[inline]
-fn give_back(in_flight: &InFlight, permit: Permit, verdict: &Verdict, now: &Moment) {
-    let (state, took) = (&*in_flight.state, in_flight.took);
+fn settle_all(
+    state: &State,
+    permit: Option<Permit>,
+    verdict: &Verdict,
+    started: Option<Instant>,
+) -> Option<Duration> {
+    let now = Moment::default();
+    charge(state, verdict, &now);
+    let mut took = None;
+    if let Some(started) = started {
+        measure(state, verdict, started, &now);
+        if state.times_calls() {
+            took = Some(now.get().saturating_duration_since(started));
+        }
+    }
+    if let Some(permit) = permit {
+        give_back(state, permit, verdict, took, &now);
+    }
+    took
+}
+
+#[inline]
+fn give_back(
+    state: &State,
+    permit: Permit,
+    verdict: &Verdict,
+    took: Option<Duration>,
+    now: &Moment,
+) {
     match verdict.outcome {
         Some(outcome) if !verdict.provisional => take_outcome(state, permit, outcome, took, now),
         None if verdict.pushed_back && permit.is_probe() => {
             take_outcome(state, permit, Outcome::Success, took, now);
         }
-        None if verdict.unanswered => {
-            if let Some(changed) = abandon(&state.breaker, permit, took, || now.get()) {
-                state.breaker_changed(changed);
+        None if verdict.unanswered => abandoned(state, permit, took, now),
+        _ => {
+            if let Some(breaker) = state.breaker() {
+                breaker.release(permit);
             }
         }
-        _ => state.breaker.release(permit),
+    }
+}
+
+#[cold]
+fn abandoned(state: &State, permit: Permit, took: Option<Duration>, now: &Moment) {
+    if let Some(breaker) = state.breaker()
+        && let Some(changed) = abandon(breaker, permit, took, || now.get())
+    {
+        state.breaker_changed(changed);
     }
 }
 
@@ -179,7 +208,9 @@ fn take_outcome(
     took: Option<Duration>,
     now: &Moment,
 ) {
-    if let Some(changed) = settle(&state.breaker, permit, outcome, took, || now.get()) {
+    if let Some(breaker) = state.breaker()
+        && let Some(changed) = settle(breaker, permit, outcome, took, || now.get())
+    {
         state.breaker_changed(changed);
     }
 }

@@ -269,7 +269,7 @@ mod tests {
             failures,
             consecutive_failures,
             ..
-        } = state.breaker.snapshot(now);
+        } = state.breaker().unwrap().snapshot(now);
         effect(
             state.load.penalty(now).as_secs_f64().round() as u64,
             calls,
@@ -389,11 +389,11 @@ mod tests {
         let balance = over(answer);
         let (_, state) = balance.states().remove(0);
         for _ in 0..breaker::Config::default().consecutive_failures {
-            assert!(state.breaker.is_closed());
+            assert!(state.breaker().unwrap().is_closed());
             let answer = balance.clone().oneshot(Request::new(())).await.unwrap();
             assert!(answer.into_body().collect().await.is_ok());
         }
-        assert!(!state.breaker.is_closed());
+        assert!(!state.breaker().unwrap().is_closed());
     }
 
     #[tokio::test(start_paused = true)]

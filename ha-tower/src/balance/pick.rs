@@ -45,11 +45,28 @@ impl Mode {
 
 /// Who was picked. Its permit is where the pick was told to put it: all that is returned on the hot path goes into registers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Choice {
+pub(super) struct Choice(u32);
+
+impl Choice {
+    const PLACED: u32 = 1 << 31;
+
+    fn of(index: usize) -> Self {
+        Self(index as u32)
+    }
+
+    fn placed(self) -> Self {
+        Self(self.0 | Self::PLACED)
+    }
+
     /// The position in the group.
-    pub(super) index: u32,
+    pub(super) fn index(self) -> usize {
+        (self.0 & !Self::PLACED) as usize
+    }
+
     /// Whether it is counted in flight already, there and in the lane.
-    pub(super) has_place: bool,
+    pub(super) fn has_place(self) -> bool {
+        self.0 & Self::PLACED != 0
+    }
 }
 
 /// Where the permit of who was picked goes. In panic there may be none.
@@ -122,7 +139,7 @@ impl<'a> Pick<'a> {
     #[inline]
     fn rank(&self, index: usize) -> Rank {
         let state = self.state(index);
-        if self.ask.tried.is_none() && state.is_plain() && state.breaker.is_closed() {
+        if self.ask.tried.is_none() && state.is_plain() {
             return Rank::Open;
         }
         self.rank_of_doubtful(state)
@@ -138,8 +155,10 @@ impl<'a> Pick<'a> {
         if state.is_ejected() && !self.mode.panics() {
             return Rank::Out;
         }
-        if !state.breaker.is_closed() {
-            return if state.breaker.would_admit(self.now.get()) {
+        if let Some(breaker) = state.breaker()
+            && !breaker.is_closed()
+        {
+            return if breaker.would_admit(self.now.get()) {
                 Rank::Probe
             } else if self.mode.panics() {
                 Rank::Open
@@ -164,16 +183,14 @@ impl<'a> Pick<'a> {
 
     #[inline]
     fn admit(&self, index: usize, slot: &mut Slot) -> Option<Choice> {
-        let breaker = &self.state(index).breaker;
-        match breaker.try_admit_with(|| self.now.get()) {
-            Ok(permit) => *slot = Some(permit),
-            Err(_) if self.mode.panics() => *slot = None,
-            Err(_) => return None,
-        }
-        Some(Choice {
-            index: index as u32,
-            has_place: false,
-        })
+        let breaker = self.state(index).breaker();
+        *slot = match breaker.map(|breaker| breaker.try_admit_with(|| self.now.get())) {
+            Some(Ok(permit)) => Some(permit),
+            None => None,
+            Some(Err(_)) if self.mode.panics() => None,
+            Some(Err(_)) => return None,
+        };
+        Some(Choice::of(index))
     }
 
     #[inline]
@@ -293,30 +310,23 @@ impl<'a> Pick<'a> {
     ) -> Option<Choice> {
         let total = &self.group.lane.in_flight;
         let order = || hashes.candidates(hash);
-        let mut index = 0;
-        let mut taken = false;
+        let mut taken = None;
         for _ in 0..WALKS {
-            let attempt = |i, cap| self.take_place(i, cap, false, slot, &mut index);
+            let attempt = |i, cap| self.take_place(i, cap, false, slot, &mut taken);
             match bound.take(total, order(), attempt) {
-                Ok(_) => {
-                    taken = true;
-                    break;
-                }
+                Ok(_) => return taken,
                 Err(Refused::Full) => {}
                 Err(_) => break,
             }
         }
         // With part of the weight out there may not be room for all within the bound.
         for warming in [false, true] {
-            if !taken {
-                let attempt = |i, cap| self.take_place(i, cap, warming, slot, &mut index);
-                taken = bound.take_widening(total, order(), attempt).is_ok();
+            let attempt = |i, cap| self.take_place(i, cap, warming, slot, &mut taken);
+            if bound.take_widening(total, order(), attempt).is_ok() {
+                return taken;
             }
         }
-        taken.then_some(Choice {
-            index,
-            has_place: true,
-        })
+        None
     }
 
     fn take_place(
@@ -325,7 +335,7 @@ impl<'a> Pick<'a> {
         cap: u32,
         warming: bool,
         slot: &mut Slot,
-        taken: &mut u32,
+        taken: &mut Option<Choice>,
     ) -> Attempt {
         match self.rank(index) {
             Rank::Out => return Attempt::Unavailable,
@@ -338,7 +348,7 @@ impl<'a> Pick<'a> {
         }
         match self.admit(index, slot) {
             Some(choice) => {
-                *taken = choice.index;
+                *taken = Some(choice.placed());
                 Attempt::Taken
             }
             None => {

@@ -34,7 +34,7 @@ pub(super) struct Control {
     pub(super) policy: Policy,
     pub(super) spread: spread::Config,
     pub(super) subset: Option<Subset>,
-    pub(super) breaker: breaker::Config,
+    pub(super) breaker: Option<breaker::Config>,
     pub(super) slow_start: Option<slow_start::Config>,
     // All loads are siblings of this one.
     pub(super) load: PeakEwma,
@@ -141,6 +141,11 @@ impl Control {
             ramp,
             changes.clone(),
         );
+        let state = if self.breaker.is_some() {
+            state
+        } else {
+            state.unguarded()
+        };
         // When all are new, nobody is spared by it.
         if !at_first {
             state.begin_new(clock::now());
@@ -303,8 +308,8 @@ where
         let Some((group, choice)) = self.shared.pick(&members, &ask, &now, slot) else {
             return future;
         };
-        let state = &group.states[choice.index as usize];
-        let member = &members.list[group.members[choice.index as usize] as usize];
+        let state = &group.states[choice.index()];
+        let member = &members.list[group.members[choice.index()] as usize];
         let started = self.shared.started(state, &now);
         // Before anything that can panic.
         let flight = future.flight();

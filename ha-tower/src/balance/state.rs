@@ -21,7 +21,7 @@ use super::changes::{Changes, lock};
 pub(crate) struct State {
     pub(crate) load: PeakEwma,
     flags: AtomicU32,
-    pub(crate) breaker: Breaker,
+    breaker: Breaker,
     pub(crate) key: EndpointKey,
     // None when nothing is counted for outlier ejection.
     pub(super) counters: Option<Arc<Counters>>,
@@ -40,6 +40,12 @@ const EJECTED: u32 = 1 << 4;
 const RAMPING: u32 = 1 << 5;
 /// Was out by any signal, and has not begun its way back.
 const WAS_OUT: u32 = 1 << 6;
+/// Has counters. They themselves are in another line.
+const COUNTED: u32 = 1 << 7;
+/// Its breaker wants to know how long calls take.
+const TIMES_CALLS: u32 = 1 << 9;
+/// Goes without its breaker.
+const UNGUARDED: u32 = 1 << 8;
 /// What a pick looks at.
 const PICK: u32 = AVAILABLE | EJECTED | RAMPING;
 
@@ -66,9 +72,16 @@ impl State {
         ramp: Option<Ramp>,
         changes: Arc<Changes>,
     ) -> Self {
+        let mut flags = if available { AVAILABLE } else { 0 };
+        if counters.is_some() {
+            flags |= COUNTED;
+        }
+        if breaker.slow_after().is_some() {
+            flags |= TIMES_CALLS;
+        }
         Self {
             load,
-            flags: AtomicU32::new(if available { AVAILABLE } else { 0 }),
+            flags: AtomicU32::new(flags),
             breaker,
             key,
             counters,
@@ -83,10 +96,33 @@ impl State {
         self.flags.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing but its breaker needs a second look.
+    /// Without a breaker from now on.
+    pub(super) fn unguarded(self) -> Self {
+        self.flags.fetch_or(UNGUARDED, Ordering::Relaxed);
+        self
+    }
+
+    /// Its breaker, if it goes by one.
+    #[inline]
+    pub(crate) fn breaker(&self) -> Option<&Breaker> {
+        (self.flags() & UNGUARDED == 0).then_some(&self.breaker)
+    }
+
+    /// What its breaker does; without one, let everything through.
+    pub(crate) fn breaker_state(&self, now: Instant) -> breaker::State {
+        let breaker = self.breaker();
+        breaker.map_or(breaker::State::Closed, |breaker| breaker.state(now))
+    }
+
+    #[inline]
+    pub(super) fn times_calls(&self) -> bool {
+        self.flags() & TIMES_CALLS != 0
+    }
+
+    /// Whether nothing needs a second look.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
-        self.flags() & PICK == AVAILABLE
+        self.flags() & PICK == AVAILABLE && self.breaker.is_closed()
     }
 
     pub(crate) fn is_healthy(&self) -> bool {
@@ -169,8 +205,10 @@ impl State {
         });
     }
 
+    #[inline]
     pub(super) fn count(&self, outcome: Outcome) {
-        if let Some(counters) = &self.counters
+        if self.flags() & COUNTED != 0
+            && let Some(counters) = &self.counters
             && counters.record(outcome)
         {
             self.changes.wake_ejector();
@@ -193,7 +231,7 @@ impl State {
                 Standing::Failing
             };
         }
-        if self.is_ejected() || self.breaker.state(now) == breaker::State::Open {
+        if self.is_ejected() || self.breaker_state(now) == breaker::State::Open {
             Standing::Suspect
         } else {
             Standing::Available
@@ -201,7 +239,11 @@ impl State {
     }
 
     pub(crate) fn is_available(&self, now: Instant) -> bool {
-        self.is_healthy() && !self.is_ejected() && self.breaker.would_admit(now)
+        self.is_healthy()
+            && !self.is_ejected()
+            && self
+                .breaker()
+                .is_none_or(|breaker| breaker.would_admit(now))
     }
 
     /// When its ejection ends.
@@ -247,7 +289,8 @@ impl State {
         if until.is_some() && left.is_none() {
             self.set_health(health::State::Unchecked, true);
         }
-        let opens = self.breaker.open_for(now).map(|wait| now + wait);
+        let opens = self.breaker().and_then(|breaker| breaker.open_for(now));
+        let opens = opens.map(|wait| now + wait);
         if self.standing(now) == Standing::Available && self.flags() & WAS_OUT != 0 {
             self.come_back(now);
         }

@@ -86,9 +86,9 @@ impl Builder {
         self
     }
 
-    /// The breaker of each endpoint. Default [`breaker::Config::default`].
-    pub fn breaker(mut self, config: breaker::Config) -> Self {
-        self.balancing.breaker = config;
+    /// The breaker of each endpoint, or `None` for none. Default [`breaker::Config::default`].
+    pub fn breaker(mut self, config: impl Into<Option<breaker::Config>>) -> Self {
+        self.balancing.breaker = config.into();
         self
     }
 

@@ -62,7 +62,7 @@ impl EndpointSnapshot {
             priority: endpoint.priority,
             available: endpoint.weight.value() > 0 && state.is_available(now),
             health: state.health(),
-            breaker: state.breaker.state(now),
+            breaker: state.breaker_state(now),
             ejected_ms: ejected.map(millis),
             picks: state.picks(),
             in_flight: state.load.in_flight(),

@@ -51,7 +51,7 @@ async fn a_new_weight_keeps_health_load_breaker_and_ejection_and_a_new_key_has_n
                 state.health(),
                 state.load.penalty(now) > Duration::ZERO,
                 state.load.in_flight(),
-                state.breaker.state(now),
+                state.breaker_state(now),
                 state.is_ejected(),
             )
         };

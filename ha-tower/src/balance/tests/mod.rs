@@ -479,6 +479,22 @@ fn statuses_count_as_documented() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_breakers_failures_take_nobody_out_and_with_them_they_do() {
+    for (breaker, errors) in [(None, 200), (Some(breaker::Config::default()), 5)] {
+        let fakes = [Fake::new("a", 1), Fake::new("b", 1)];
+        fakes[0].broken.store(true, Ordering::Relaxed);
+        let balance = Balance::builder(fakes.iter().map(Fake::with_endpoint))
+            .policy(RoundRobin)
+            .breaker(breaker)
+            .protocol(Http)
+            .build()
+            .unwrap();
+        let tally = tally(&balance, 400, GAP).await;
+        assert_eq!(tally["error"], errors, "{tally:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_app_that_pushes_back_on_purpose_keeps_its_breaker_closed_and_one_that_fails_does_not() {
     for (retry_after, open) in [(Some("1"), 0), (None, 3)] {
         let answer = move |_: Request<()>| async move {
@@ -497,7 +513,7 @@ async fn an_app_that_pushes_back_on_purpose_keeps_its_breaker_closed_and_one_tha
         let states = balance.states();
         let opened = states
             .iter()
-            .filter(|(_, state)| !state.breaker.is_closed())
+            .filter(|(_, state)| !state.breaker().unwrap().is_closed())
             .count();
         assert_eq!(opened, open, "Retry-After: {retry_after:?}");
     }
