@@ -127,6 +127,9 @@ pub(crate) fn tell<B>(request: &mut Request<B>) {
         return;
     };
     if request.extensions().get::<Untold>().is_some() {
+        // What a tier in front has told would tell it too.
+        request.headers_mut().remove(TIMEOUT_MS);
+        request.headers_mut().remove(GRPC_TIMEOUT);
         return;
     }
     let told = Told::read(request.headers()).rest;

@@ -39,7 +39,8 @@ impl TimeoutLayer {
     }
 
     /// Whether what is left of the time is told to the endpoints, in [`TIMEOUT_MS`](super::TIMEOUT_MS) or `grpc-timeout`.
-    /// Default true. Say no where requests go to somebody who should not learn it.
+    /// Default true. Say no where requests go to somebody who should not learn it; then what a tier in front has
+    /// told is taken off as well.
     #[must_use]
     pub const fn propagate(mut self, tell: bool) -> Self {
         self.tell = tell;

@@ -6,10 +6,14 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn a_late_answer_is_overtaken_and_the_loser_is_dropped_in_that_moment() {
     let server = Server::new(&[(1_000, 200), (30, 200)]);
-    let layer = after(100).build().unwrap();
-    let got = outcome(&layer, &server, request(Method::PUT)).await;
-    assert_eq!(got, (ok(200, "1"), 130));
+    let mut service = after(100).build().unwrap().layer(server.clone());
+    let mut call = pin!(service.call(request(Method::PUT)));
+    let response = call.as_mut().await.unwrap();
+    assert_eq!(Instant::now() - server.started, MS * 130);
+    // The future of the call is still there.
     let seen = server.seen();
+    let hedged = response.extensions().get();
+    assert_eq!(hedged, Some(&Hedged { sent: 1, winner: 1 }));
     assert_eq!(server.sent_at(), [0, 100]);
     assert_eq!(seen[0].dropped, Some(MS * 130));
     assert_eq!(

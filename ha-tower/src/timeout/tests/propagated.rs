@@ -76,8 +76,11 @@ async fn grpc_is_told_in_its_own_way_and_a_stale_other_one_is_made_true() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_told_without_a_deadline_or_when_it_stays_at_home() {
-    let left = leaving(TimeoutLayer::deadline(SECOND).propagate(false), &[]).await;
-    assert!(left.is_empty(), "{left:?}");
+    let silent = TimeoutLayer::deadline(SECOND).propagate(false);
+    for headers in [&[][..], &[("x-ha-timeout-ms", "5"), ("grpc-timeout", "5m")]] {
+        let left = leaving(silent, headers).await;
+        assert!(left.is_empty(), "{left:?}");
+    }
     let request = Request::new(Body::new());
     let response = PropagateLayer
         .layer(client())
