@@ -76,6 +76,7 @@
 //! | `file` | no | discovery by a watched TOML or JSON file |
 //! | `http2` | no | HTTP/2 to the endpoints of an [`Upstream`](upstream::Upstream) |
 //! | `grpc` | no | [health checks](health) by the standard gRPC health service |
+//! | `rate-limit` | no | [rate limits](limit) per key, through `governor` |
 //! | `gossip` | no | discovery by gossip between the nodes, through `chitchat` |
 //! | `chaos` | no | faults injected on purpose: latency, errors, statuses, cut connections |
 
