@@ -21,7 +21,10 @@ async fn a_place_is_taken_until_the_body_has_ended() {
     assert_eq!(handle.snapshot().in_flight, 1);
     let second = service.clone().oneshot(request()).await.unwrap();
     assert!(is_refusal(&second, 503), "{second:?}");
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "answer");
+    assert_eq!(
+        response.into_body().collect().await.unwrap().to_bytes(),
+        "answer"
+    );
     assert_eq!(handle.snapshot().in_flight, 0);
     let third = service.oneshot(request()).await.unwrap();
     assert_eq!(third.status(), 200);
@@ -59,7 +62,10 @@ async fn errors_and_panics_give_the_place_back() {
     let fail = service_fn(|(): ()| async { Err::<(), _>("broken") });
     let error = layer.layer(fail).oneshot(()).await.unwrap_err();
     assert!(!error.is_shed() && error.reason().is_none());
-    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "broken");
+    assert_eq!(
+        std::error::Error::source(&error).unwrap().to_string(),
+        "broken"
+    );
     assert_eq!(layer.handle().snapshot().in_flight, 0);
 
     let in_future = service_fn(|(): ()| async {
@@ -85,17 +91,28 @@ async fn errors_and_panics_give_the_place_back() {
 async fn who_finds_no_place_is_told_at_once_and_nothing_is_sent() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let service = LimitLayer::concurrency(2).build().unwrap().layer(service_fn(move |(): ()| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        std::future::pending::<Result<(), Infallible>>()
-    }));
+    let service = LimitLayer::concurrency(2)
+        .build()
+        .unwrap()
+        .layer(service_fn(move |(): ()| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<Result<(), Infallible>>()
+        }));
     let held: Vec<_> = (0..2).map(|_| service.clone().call(())).collect();
-    let error = service.clone().call(()).now_or_never().unwrap().unwrap_err();
+    let error = service
+        .clone()
+        .call(())
+        .now_or_never()
+        .unwrap()
+        .unwrap_err();
     assert_eq!(error.reason(), Some(Reason::Full));
     assert_eq!(calls.load(Ordering::Relaxed), 2);
     assert_eq!(error.to_string(), "request was shed: too much is under way");
     drop(held);
-    assert!(service.clone().call(()).now_or_never().is_none(), "it is under way");
+    assert!(
+        service.clone().call(()).now_or_never().is_none(),
+        "it is under way"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,16 +135,26 @@ async fn a_limit_can_be_raised_and_lowered_while_it_works() {
     handle.set_limit(2).unwrap();
     let two = service.clone().oneshot(request()).await.unwrap();
     handle.set_limit(1).unwrap();
-    assert_eq!((handle.snapshot().limit, handle.snapshot().in_flight), (1, 2));
+    assert_eq!(
+        (handle.snapshot().limit, handle.snapshot().in_flight),
+        (1, 2)
+    );
     drop(one);
-    assert!(is_refusal(&service.clone().oneshot(request()).await.unwrap(), 503));
+    assert!(is_refusal(
+        &service.clone().oneshot(request()).await.unwrap(),
+        503
+    ));
     drop(two);
     assert_eq!(service.oneshot(request()).await.unwrap().status(), 200);
 }
 
 #[tokio::test(start_paused = true)]
 async fn shares_keep_room_for_what_is_critical() {
-    let layer = LimitLayer::concurrency(4).shares(0.5, 0.25).http().build().unwrap();
+    let layer = LimitLayer::concurrency(4)
+        .shares(0.5, 0.25)
+        .http()
+        .build()
+        .unwrap();
     let service = layer.layer(slow());
     let mut held = Vec::new();
     for (priority, status) in [
@@ -152,7 +179,12 @@ async fn a_priority_comes_from_the_extension_and_from_a_header_only_where_it_is_
     let priority = |protocol: &Http, request: &Request<()>| {
         <Http as Protocol<_, Answer, Infallible>>::priority(protocol, request)
     };
-    let with_header = |text: &str| Request::get("/").header("x-priority", text).body(()).unwrap();
+    let with_header = |text: &str| {
+        Request::get("/")
+            .header("x-priority", text)
+            .body(())
+            .unwrap()
+    };
     for (text, expected) in [
         ("critical", Priority::Critical),
         ("SHEDDABLE", Priority::Sheddable),
@@ -161,8 +193,15 @@ async fn a_priority_comes_from_the_extension_and_from_a_header_only_where_it_is_
         ("", Priority::Default),
         ("\u{e9}", Priority::Default),
     ] {
-        assert_eq!(priority(&trusting, &with_header(text)), expected, "{text:?}");
-        assert_eq!(priority(&Http::new(), &with_header(text)), Priority::Default);
+        assert_eq!(
+            priority(&trusting, &with_header(text)),
+            expected,
+            "{text:?}"
+        );
+        assert_eq!(
+            priority(&Http::new(), &with_header(text)),
+            Priority::Default
+        );
     }
     let mut request = with_header("critical");
     request.extensions_mut().insert(Priority::Sheddable);
@@ -172,7 +211,11 @@ async fn a_priority_comes_from_the_extension_and_from_a_header_only_where_it_is_
 #[tokio::test(start_paused = true)]
 async fn refusals_say_when_to_come_again() {
     let wait = std::time::Duration::from_millis(2_500);
-    let layer = LimitLayer::concurrency(1).http().retry_after(wait).build().unwrap();
+    let layer = LimitLayer::concurrency(1)
+        .http()
+        .retry_after(wait)
+        .build()
+        .unwrap();
     let service = layer.layer(slow());
     let held = service.clone().oneshot(request()).await.unwrap();
     let refused = service.oneshot(request()).await.unwrap();
@@ -199,10 +242,19 @@ async fn a_future_that_has_ended_says_so_when_it_is_polled_again() {
 fn numbers_that_make_no_sense_are_refused_by_name_and_value() {
     let fixed = |max| LimitLayer::concurrency(max).build().map(drop);
     let shares = |default, sheddable| {
-        LimitLayer::concurrency(1).shares(default, sheddable).build().map(drop)
+        LimitLayer::concurrency(1)
+            .shares(default, sheddable)
+            .build()
+            .map(drop)
     };
-    let queue = QueueConfig { capacity: 0, ..QueueConfig::default() };
-    let adaptive = AdaptiveConfig { min: 0, ..AdaptiveConfig::default() };
+    let queue = QueueConfig {
+        capacity: 0,
+        ..QueueConfig::default()
+    };
+    let adaptive = AdaptiveConfig {
+        min: 0,
+        ..AdaptiveConfig::default()
+    };
     for (outcome, field, value) in [
         (fixed(0), "limit.concurrency", "0"),
         (fixed(1_000_001), "limit.concurrency", "1000001"),
@@ -210,14 +262,24 @@ fn numbers_that_make_no_sense_are_refused_by_name_and_value() {
         (shares(1.1, 0.5), "limit.shares.default", "1.1"),
         (shares(f64::NAN, 0.5), "limit.shares.default", "NaN"),
         (shares(0.5, 0.6), "limit.shares.sheddable", "0.6"),
-        (LimitLayer::concurrency(1).queue(queue).build().map(drop), "queue.capacity", "0"),
-        (LimitLayer::adaptive(adaptive).build().map(drop), "limit.min", "0"),
+        (
+            LimitLayer::concurrency(1).queue(queue).build().map(drop),
+            "queue.capacity",
+            "0",
+        ),
+        (
+            LimitLayer::adaptive(adaptive).build().map(drop),
+            "limit.min",
+            "0",
+        ),
         (bulkhead(1).handle().set_limit(0), "limit.concurrency", "0"),
     ] {
         let error = outcome.unwrap_err();
         assert_eq!((error.field(), error.value()), (field, value));
     }
-    let adaptive = LimitLayer::adaptive(AdaptiveConfig::default()).build().unwrap();
+    let adaptive = LimitLayer::adaptive(AdaptiveConfig::default())
+        .build()
+        .unwrap();
     let error = adaptive.handle().set_limit(5).unwrap_err();
     assert_eq!(error.value(), "5");
 }

@@ -14,7 +14,7 @@ use crate::retry::RetryLayer;
 fn counted<S, R>(
     calls: &Arc<AtomicUsize>,
     inner: S,
-) -> impl Service<R, Response = S::Response, Error = S::Error, Future = S::Future> + Clone
+) -> impl Service<R, Response = S::Response, Error = S::Error, Future = S::Future> + Clone + use<S, R>
 where
     S: Service<R> + Clone,
 {
@@ -55,9 +55,13 @@ async fn a_retry_does_not_ask_again_where_it_was_refused() {
 #[tokio::test(start_paused = true)]
 async fn refusals_open_no_breaker() {
     for reason in 0..3 {
-        let (breaker, calls) = (BreakerLayer::http(breaker::Config::default()).unwrap(), Arc::default());
+        let (breaker, calls) = (
+            BreakerLayer::http(breaker::Config::default()).unwrap(),
+            Arc::default(),
+        );
         let handle = breaker.handle();
-        let stuck = service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
+        let stuck =
+            service_fn(|_: Request<()>| std::future::pending::<Result<Answer, Infallible>>());
         let limit = LimitLayer::concurrency(1);
         let builder = match reason {
             0 => limit,
@@ -65,7 +69,9 @@ async fn refusals_open_no_breaker() {
             _ => limit.shares(0.5, 0.5),
         };
         let limited = builder.http().build().unwrap().layer(stuck);
-        let service = ServiceBuilder::new().layer(breaker).service(counted(&calls, limited));
+        let service = ServiceBuilder::new()
+            .layer(breaker)
+            .service(counted(&calls, limited));
         let held = tokio::spawn(service.clone().oneshot(request()));
         tokio::task::yield_now().await;
         for _ in 0..200 {
@@ -89,7 +95,10 @@ async fn a_limit_inside_a_limit_teaches_the_outer_one_nothing() {
     let outer = LimitLayer::adaptive(config).http().build().unwrap();
     let inner = LimitLayer::concurrency(1).http().build().unwrap();
     let stuck = app(|| std::future::pending());
-    let service = ServiceBuilder::new().layer(outer.clone()).layer(inner).service(stuck);
+    let service = ServiceBuilder::new()
+        .layer(outer.clone())
+        .layer(inner)
+        .service(stuck);
     let held = tokio::spawn(service.clone().oneshot(request()));
     tokio::task::yield_now().await;
     for _ in 0..100 {

@@ -7,7 +7,11 @@ use super::*;
 use crate::timeout::Deadline;
 
 fn queued(max: u32, config: QueueConfig) -> LimitLayer<Http> {
-    LimitLayer::concurrency(max).queue(config).http().build().unwrap()
+    LimitLayer::concurrency(max)
+        .queue(config)
+        .http()
+        .build()
+        .unwrap()
 }
 
 fn small() -> QueueConfig {
@@ -71,16 +75,20 @@ async fn a_full_queue_refuses_at_once_except_for_somebody_more_important() {
         .collect();
     settle().await;
     let started = Instant::now();
-    let refused = service.clone().oneshot(with(Priority::Sheddable)).await.unwrap();
+    let refused = service
+        .clone()
+        .oneshot(with(Priority::Sheddable))
+        .await
+        .unwrap();
     assert!(is_refusal(&refused, 503) && started.elapsed().is_zero());
     let critical = tokio::spawn(service.clone().oneshot(with(Priority::Critical)));
     settle().await;
     assert!(waiting[1].is_finished() && !waiting[0].is_finished());
     drop(held);
     assert_eq!(critical.await.unwrap().unwrap().status(), 200);
-    let statuses = [
-        waiting.into_iter().map(|call| async { call.await.unwrap().unwrap().status().as_u16() }),
-    ];
+    let statuses = [waiting
+        .into_iter()
+        .map(|call| async { call.await.unwrap().unwrap().status().as_u16() })];
     let [statuses] = statuses.map(futures_util::future::join_all);
     assert_eq!(statuses.await, [200, 503]);
 }
@@ -90,7 +98,12 @@ async fn the_wait_ends_at_the_interval_or_the_deadline_whichever_is_first() {
     let layer = queued(1, QueueConfig::default());
     let service = layer.layer(slow());
     let held = service.clone().oneshot(request()).await.unwrap();
-    for (deadline, wait) in [(None, 100), (Some(30), 30), (Some(5_000), 100), (Some(0), 0)] {
+    for (deadline, wait) in [
+        (None, 100),
+        (Some(30), 30),
+        (Some(5_000), 100),
+        (Some(0), 0),
+    ] {
         let started = Instant::now();
         let request = match deadline {
             Some(millis) => with(Deadline(started + MS * millis)),

@@ -21,7 +21,13 @@ async fn status<S, B>(service: &S, request: Request<()>) -> u16
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone,
 {
-    service.clone().oneshot(request).await.unwrap().status().as_u16()
+    service
+        .clone()
+        .oneshot(request)
+        .await
+        .unwrap()
+        .status()
+        .as_u16()
 }
 
 fn from(ip: &str) -> Request<()> {
@@ -44,7 +50,10 @@ async fn a_key_has_its_burst_and_then_its_rate() {
 
 #[tokio::test(start_paused = true)]
 async fn refusals_say_when_the_next_one_is_allowed() {
-    let layer = RateLimitLayer::http(2, Duration::from_secs(60)).announce(true).build().unwrap();
+    let layer = RateLimitLayer::http(2, Duration::from_secs(60))
+        .announce(true)
+        .build()
+        .unwrap();
     let service = layer.layer(now());
     let first = service.clone().oneshot(from("10.0.0.1")).await.unwrap();
     assert_eq!(first.headers()["ratelimit"], "\"default\";r=1;t=30");
@@ -59,7 +68,10 @@ async fn refusals_say_when_the_next_one_is_allowed() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_announced_unless_it_is_asked_for() {
-    let service = RateLimitLayer::http(1, SECOND).build().unwrap().layer(now());
+    let service = RateLimitLayer::http(1, SECOND)
+        .build()
+        .unwrap()
+        .layer(now());
     for _ in 0..2 {
         let response = service.clone().oneshot(from("10.0.0.1")).await.unwrap();
         assert!(!response.headers().contains_key("ratelimit"));
@@ -75,8 +87,16 @@ async fn keys_come_from_the_extension_a_header_the_peer_or_a_function() {
     for (key, one, other) in [
         (HttpKey::header(header), tenant("a"), tenant("b")),
         (HttpKey::peer(), from("10.0.0.1"), from("10.0.0.2")),
-        (HttpKey::peer(), from("2001:db8::1"), from("2001:db8:0:1::1")),
-        (HttpKey::extension(), with(LimitKey::new("a")), with(LimitKey::new("b"))),
+        (
+            HttpKey::peer(),
+            from("2001:db8::1"),
+            from("2001:db8:0:1::1"),
+        ),
+        (
+            HttpKey::extension(),
+            with(LimitKey::new("a")),
+            with(LimitKey::new("b")),
+        ),
         (path, at("/a"), at("/b")),
     ] {
         let layer = RateLimitLayer::http(1, SECOND).key(key).build().unwrap();
@@ -96,7 +116,10 @@ async fn addresses_of_one_network_and_of_one_host_are_one_key() {
         ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff"),
         ("10.0.0.1", "::ffff:10.0.0.1"),
     ] {
-        let service = RateLimitLayer::http(1, SECOND).build().unwrap().layer(now());
+        let service = RateLimitLayer::http(1, SECOND)
+            .build()
+            .unwrap()
+            .layer(now());
         assert_eq!(status(&service, from(one)).await, 200);
         assert_eq!(status(&service, from(same)).await, 429);
     }
@@ -104,10 +127,16 @@ async fn addresses_of_one_network_and_of_one_host_are_one_key() {
 
 #[tokio::test(start_paused = true)]
 async fn requests_without_a_key_share_one_rate_or_are_free_if_that_is_chosen() {
-    let shared = RateLimitLayer::http(1, SECOND).build().unwrap().layer(now());
+    let shared = RateLimitLayer::http(1, SECOND)
+        .build()
+        .unwrap()
+        .layer(now());
     assert_eq!(status(&shared, request()).await, 200);
     assert_eq!(status(&shared, request()).await, 429);
-    let free = RateLimitLayer::http(1, SECOND).unkeyed(Unkeyed::Free).build().unwrap();
+    let free = RateLimitLayer::http(1, SECOND)
+        .unkeyed(Unkeyed::Free)
+        .build()
+        .unwrap();
     let free = free.layer(now());
     for _ in 0..10 {
         assert_eq!(status(&free, request()).await, 200);
@@ -120,10 +149,15 @@ async fn the_generic_form_takes_a_function_and_refuses_with_an_error() {
         .key_by(|tenant: &u32| Some(*tenant))
         .build()
         .unwrap();
-    let service = layer.layer(service_fn(|tenant: u32| async move { Ok::<_, Infallible>(tenant) }));
+    let service = layer.layer(service_fn(|tenant: u32| async move {
+        Ok::<_, Infallible>(tenant)
+    }));
     assert_eq!(service.clone().oneshot(7).await.unwrap(), 7);
     let error = service.clone().oneshot(7).await.unwrap_err();
-    assert_eq!((error.reason(), error.retry_after()), (Some(Reason::Rate), Some(SECOND)));
+    assert_eq!(
+        (error.reason(), error.retry_after()),
+        (Some(Reason::Rate), Some(SECOND))
+    );
     assert_eq!(service.oneshot(8).await.unwrap(), 8);
 }
 
@@ -135,7 +169,9 @@ async fn a_million_keys_take_no_more_room_and_free_nobody_who_is_limited() {
         .key_by(|key: &u64| Some(*key))
         .build()
         .unwrap();
-    let service = layer.layer(service_fn(|_: u64| std::future::ready(Ok::<_, Infallible>(()))));
+    let service = layer.layer(service_fn(|_: u64| {
+        std::future::ready(Ok::<_, Infallible>(()))
+    }));
     let ask = async |key| service.clone().call(key).await.is_ok();
     let mut served = 0;
     for key in 0..1_000_000u64 {
@@ -155,7 +191,11 @@ async fn a_million_keys_take_no_more_room_and_free_nobody_who_is_limited() {
         tokio::time::advance(Duration::from_millis(1)).await;
         ask(key + 2_000_000).await;
     }
-    assert!(layer.forgotten() - before < 5_000, "{}", layer.forgotten() - before);
+    assert!(
+        layer.forgotten() - before < 5_000,
+        "{}",
+        layer.forgotten() - before
+    );
 }
 
 /// The negative control: a table that forgets at random lets the heavy caller start anew.

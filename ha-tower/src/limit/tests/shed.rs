@@ -34,7 +34,11 @@ async fn the_generic_form_is_a_typed_error() {
 async fn a_service_that_has_failed_says_so_and_is_not_shed() {
     let (mock, mut inner) = tower_test::mock::pair::<(), ()>();
     inner.send_error("dead");
-    let error = LoadShedLayer::new().layer(mock).oneshot(()).await.unwrap_err();
+    let error = LoadShedLayer::new()
+        .layer(mock)
+        .oneshot(())
+        .await
+        .unwrap_err();
     assert!(!error.is_shed(), "{error:?}");
 }
 
