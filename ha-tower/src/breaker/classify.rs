@@ -7,7 +7,7 @@ use tower::BoxError;
 use super::Error;
 use crate::balance::{Any, Grpc, Http, Protocol, Verdict};
 use crate::problem::LocalReply;
-use crate::upstream;
+use crate::{limit, upstream};
 
 /// Says how the end of a call counts.
 ///
@@ -87,6 +87,8 @@ pub(crate) fn refused_by<E: 'static>(error: &E) -> Option<&(dyn StdError + 'stat
             Some(e)
         } else if let Some(e) = value.downcast_ref::<upstream::Error>() {
             Some(e)
+        } else if let Some(e) = value.downcast_ref::<limit::Error>() {
+            Some(e)
         } else {
             None
         };
@@ -103,6 +105,9 @@ pub(crate) fn refused_by<E: 'static>(error: &E) -> Option<&(dyn StdError + 'stat
 pub(crate) fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<Error>() {
         return error.is_open();
+    }
+    if let Some(error) = error.downcast_ref::<limit::Error>() {
+        return error.is_shed();
     }
     error
         .downcast_ref::<upstream::Error>()

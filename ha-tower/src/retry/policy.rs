@@ -176,6 +176,9 @@ impl From<Verdict> for Judgement {
 }
 
 pub(super) fn judge_error(error: &(dyn Error + 'static), safety: Safety) -> Verdict {
+    if crate::limit::is_shed(error) {
+        return Verdict::Pass;
+    }
     let mut unsent = false;
     let mut cause = Some(error);
     while let Some(error) = cause {

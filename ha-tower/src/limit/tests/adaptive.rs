@@ -89,7 +89,7 @@ async fn errors_are_losses() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_dropped_at_its_deadline_is_a_loss_and_one_dropped_before_is_none() {
-    let stuck = app(|| std::future::pending());
+    let stuck = app(std::future::pending);
     let layer = layer();
     let service = TimeoutLayer::deadline(50 * MS).layer(layer.layer(stuck.clone()));
     let response = service.oneshot(request()).await.unwrap();

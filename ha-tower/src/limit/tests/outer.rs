@@ -85,6 +85,35 @@ async fn refusals_open_no_breaker() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_typed_refusal_is_neither_asked_again_nor_a_failure() {
+    let layer = LimitLayer::concurrency(1).build().unwrap();
+    let stuck = service_fn(|_| std::future::pending::<Result<Answer, Infallible>>());
+    let limited = layer.layer(stuck);
+    let calls = Arc::default();
+    let service = RetryLayer::http().layer(counted(&calls, limited));
+    let held = tokio::spawn(service.clone().oneshot(get()));
+    tokio::task::yield_now().await;
+    let error = service.oneshot(get()).await.unwrap_err();
+    assert!(error.is_shed());
+    assert_eq!(calls.load(Ordering::Relaxed), 2, "once");
+    held.abort();
+
+    let layer = LimitLayer::concurrency(1).build().unwrap();
+    let stuck = service_fn(|(): ()| std::future::pending::<Result<(), Infallible>>());
+    let breaker = BreakerLayer::new(breaker::Config::default(), crate::balance::Any).unwrap();
+    let handle = breaker.handle();
+    let service = breaker.layer(layer.layer(stuck));
+    let held = tokio::spawn(service.clone().oneshot(()));
+    tokio::task::yield_now().await;
+    for _ in 0..200 {
+        let error = service.clone().oneshot(()).await.unwrap_err();
+        assert!(is_shed(&error), "{error:?}");
+    }
+    assert_eq!(handle.snapshot().state, breaker::State::Closed);
+    held.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_limit_inside_a_limit_teaches_the_outer_one_nothing() {
     let config = AdaptiveConfig {
         algorithm: Aimd::default().into(),
@@ -94,7 +123,7 @@ async fn a_limit_inside_a_limit_teaches_the_outer_one_nothing() {
     };
     let outer = LimitLayer::adaptive(config).http().build().unwrap();
     let inner = LimitLayer::concurrency(1).http().build().unwrap();
-    let stuck = app(|| std::future::pending());
+    let stuck = app(std::future::pending);
     let service = ServiceBuilder::new()
         .layer(outer.clone())
         .layer(inner)

@@ -68,7 +68,7 @@ async fn only_refusals_of_the_server_count_against_it() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_given_up_counts_for_nothing() {
     let layer = layer();
-    let stuck = app(|| std::future::pending());
+    let stuck = app(std::future::pending);
     assert!(!dropped_after(1, layer.layer(stuck).oneshot(request())).await);
     assert_eq!(layer.snapshot(Priority::Default).requests, 0);
 }
