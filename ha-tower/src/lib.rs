@@ -71,7 +71,7 @@
 //! | feature | default | brings |
 //! |---|---|---|
 //! | `axum` | no | `route::matched`: policies by the template of the axum route |
-//! | `metrics` | no | counters, gauges and histograms of [upstreams](upstream), [balancers](balance), [discovery](discover) and [checks](health), through the `metrics` facade |
+//! | `metrics` | no | counters, gauges and histograms of [upstreams](upstream), [balancers](balance), [discovery](discover), [checks](health) and [retries](retry), through the `metrics` facade |
 //! | `dns` | no | [discovery](discover) by A, AAAA and SRV records, through `hickory-resolver` |
 //! | `file` | no | discovery by a watched TOML or JSON file |
 //! | `http2` | no | HTTP/2 to the endpoints of an [`Upstream`](upstream::Upstream) |

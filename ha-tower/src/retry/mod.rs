@@ -30,8 +30,8 @@
 //!
 //! In this order; the first rule that applies decides.
 //!
-//! 1. The answer was made in this process ([`LocalReply`](crate::problem::LocalReply), or an upstream error that says
-//!    that nothing was available): passed on. There is nobody to ask again.
+//! 1. The answer was made in this process ([`LocalReply`](crate::problem::LocalReply), an upstream error that says that nothing
+//!    was available, or an open [breaker](crate::breaker)): passed on. There is nobody to ask again.
 //! 2. The connection itself is the request (`CONNECT`, `Upgrade`), the head has more than 256 fields, or an [`Override`] says
 //!    [`off`](Override::off): sent once.
 //! 3. The attempts are used up (3), or the body is larger than what is kept for replay (64 KiB) and was already read.

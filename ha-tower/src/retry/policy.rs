@@ -11,6 +11,7 @@ use super::grpc::{self, Codes};
 use super::status::judge_response;
 use super::{MARKER, Override};
 use crate::body::ReplayError;
+use crate::breaker;
 use crate::problem::{LocalReply, Problem};
 use crate::upstream;
 
@@ -192,6 +193,12 @@ pub(super) fn judge_error(error: &(dyn Error + 'static), safety: Safety) -> Verd
         } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
             // hyper gives a request back like this when the connection ended before any of it was written.
             unsent |= error.is_canceled();
+        } else if error
+            .downcast_ref::<breaker::Error>()
+            .is_some_and(breaker::Error::is_open)
+        {
+            // It would be as open for the next attempt.
+            return Verdict::Pass;
         } else if let Some(ReplayError::Body(_)) = error.downcast_ref() {
             // The caller's own stream broke: no endpoint can help.
             return Verdict::Pass;
@@ -301,6 +308,39 @@ mod tests {
             let head = head(method, path, headers);
             let rules = rules(Protocol::Grpc(Codes::default()), false);
             assert_eq!(rules.safety(&head, Override::new()), expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_failed_before_it_was_sent_is_fit_for_all_and_what_was_refused_here_for_none() {
+        let (open, service) = (
+            breaker::Error::Open { retry_in: None },
+            breaker::Error::Service("broke".into()),
+        );
+        let full = upstream::Error::Full {
+            endpoint: "app-1".into(),
+        };
+        let unavailable = upstream::Error::Unavailable {
+            upstream: "shop".into(),
+            known: 0,
+        };
+        let unsent = Verdict::now(Cause::Unsent);
+        let failed = Verdict::now(Cause::Error);
+        for (error, of_post, of_get) in [
+            (&full as &dyn Error, unsent, unsent),
+            (&unavailable, Verdict::Pass, Verdict::Pass),
+            (&open, Verdict::Pass, Verdict::Pass),
+            (&service, Verdict::Pass, failed),
+            (&ReplayError::Revoked, Verdict::Pass, failed),
+            (
+                &ReplayError::Body("gone".into()),
+                Verdict::Pass,
+                Verdict::Pass,
+            ),
+        ] {
+            let judged = [Safety::Once, Safety::WhenUnsent, Safety::Idempotent]
+                .map(|safety| judge_error(error, safety));
+            assert_eq!(judged, [Verdict::Pass, of_post, of_get], "{error:?}");
         }
     }
 

@@ -1,48 +1,13 @@
 //! What is counted, under which names.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use ::metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-    set_default_local_recorder,
-};
+use ::metrics::set_default_local_recorder;
 
 use super::*;
-
-#[derive(Default)]
-struct Counted(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
-
-impl Counted {
-    fn all(&self) -> Vec<(String, u64)> {
-        let read = |(key, n): (&String, &Arc<AtomicU64>)| (key.clone(), n.load(Ordering::Relaxed));
-        self.0.lock().unwrap().iter().map(read).collect()
-    }
-}
-
-impl Recorder for Counted {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let labels: Vec<_> = key.labels().map(|label| label.value()).collect();
-        let name = format!("{} {}", key.name(), labels.join(" "));
-        Counter::from_arc(self.0.lock().unwrap().entry(name).or_default().clone())
-    }
-
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        panic!("no gauge is documented: {key}")
-    }
-
-    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        panic!("no histogram is documented: {key}")
-    }
-}
+use crate::recorded::Recorded;
 
 /// What is counted when a server does `acts`.
 async fn counted(builder: Builder, request: Request<Full<Bytes>>, acts: Vec<Act>) -> Vec<String> {
-    let counted = Counted::default();
+    let counted = Recorded::default();
     let _guard = set_default_local_recorder(&counted);
     let (service, _) = server(acts);
     let layer = built(builder.name("shop"));
@@ -51,7 +16,7 @@ async fn counted(builder: Builder, request: Request<Full<Bytes>>, acts: Vec<Act>
         let name = name.strip_prefix("ha_retry_").unwrap();
         format!("{name} {n}")
     };
-    counted.all().into_iter().map(line).collect()
+    counted.counters().into_iter().map(line).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,67 +43,73 @@ async fn retries_and_failures_given_up_and_bad_headers_are_counted_by_cause() {
             quick(),
             get(),
             vec![Act::Break, Act::Status(503)],
-            &["retries_total shop error 1", "retries_total shop status 1"],
+            &[
+                "retries_total{cause=error,retry=shop} 1",
+                "retries_total{cause=status,retry=shop} 1",
+            ],
         ),
         (
             quick(),
             get(),
             vec![Act::Unsent, Act::Truncated],
-            &["retries_total shop broken 1", "retries_total shop unsent 1"],
+            &[
+                "retries_total{cause=broken,retry=shop} 1",
+                "retries_total{cause=unsent,retry=shop} 1",
+            ],
         ),
         (
             quick().attempt_timeout(second),
             get(),
             vec![Act::Hangs],
-            &["retries_total shop timeout 1"],
+            &["retries_total{cause=timeout,retry=shop} 1"],
         ),
         (
             quick().attempts(2),
             get(),
             vec![Act::Break, Act::Break],
             &[
-                "given_up_total shop attempts 1",
-                "retries_total shop error 1",
+                "given_up_total{reason=attempts,retry=shop} 1",
+                "retries_total{cause=error,retry=shop} 1",
             ],
         ),
         (
             quick().budget(none),
             get(),
             vec![Act::Break],
-            &["given_up_total shop budget 1"],
+            &["given_up_total{reason=budget,retry=shop} 1"],
         ),
         (
             quick().replay_limit(1),
             get(),
             vec![Act::Break],
-            &["given_up_total shop body 1"],
+            &["given_up_total{reason=body,retry=shop} 1"],
         ),
         (
             quick(),
             get(),
             vec![Act::After("60")],
-            &["given_up_total shop pushback 1"],
+            &["given_up_total{reason=pushback,retry=shop} 1"],
         ),
         (
             quick(),
             hurried,
             vec![Act::After("2")],
-            &["given_up_total shop deadline 1"],
+            &["given_up_total{reason=deadline,retry=shop} 1"],
         ),
         (
             quick(),
             get(),
             vec![Act::After("soon")],
             &[
-                "bad_headers_total shop retry-after 1",
-                "retries_total shop status 1",
+                "bad_headers_total{header=retry-after,retry=shop} 1",
+                "retries_total{cause=status,retry=shop} 1",
             ],
         ),
         (
             quick(),
             bomb,
             vec![Act::Break],
-            &["bad_headers_total shop too_many 1"],
+            &["bad_headers_total{header=too_many,retry=shop} 1"],
         ),
     ] {
         assert_eq!(counted(builder, request, acts).await, expected);
