@@ -127,7 +127,9 @@ use http::{HeaderName, Response};
 /// Request header by which a tier says that it sends this request again itself; its value is the number of the attempt,
 /// from 1.
 ///
-/// A [`RetryLayer`] that receives it repeats only what never reached the application.
+/// A [`RetryLayer`] that receives it repeats only what never reached the application. A proxy passes it on with the other fields;
+/// a service that calls others on behalf of a request copies it to those calls, or its own retries multiply again. A client
+/// that sends it without being a tier takes nothing but its own retries away.
 pub const MARKER: HeaderName = HeaderName::from_static("x-retry-attempt");
 
 /// How many attempts were made for a response, at least 1.

@@ -110,14 +110,19 @@ async fn a_reader_that_sleeps_is_woken_when_it_is_revoked() {
     assert!(matches!(waiting.await.unwrap(), ReplayError::Revoked));
 }
 
+/// `abc` and so many fields after it.
+fn abc_and_trailers(fields: usize) -> impl Body<Data = Bytes, Error = Infallible> + Unpin + Send {
+    let mut trailers = HeaderMap::new();
+    for _ in 0..fields {
+        trailers.append("x-t", "1".parse().unwrap());
+    }
+    let frames = [Frame::data("abc".into()), Frame::trailers(trailers)];
+    http_body_util::StreamBody::new(futures_util::stream::iter(frames.map(Ok)))
+}
+
 #[tokio::test]
 async fn trailers_and_lengths_are_the_same_for_every_reader() {
-    let (sender, body) = channel();
-    sender.send(Frame::data("abc".into())).unwrap();
-    let mut trailers = HeaderMap::new();
-    trailers.insert("x-t", "1".parse().unwrap());
-    sender.send(Frame::trailers(trailers)).unwrap();
-    drop(sender);
+    let body = abc_and_trailers(1);
     let (mut body, handle) = Replay::new(body, 1024);
     for _ in 0..3 {
         let collected = body.collect().await.unwrap();
@@ -208,14 +213,7 @@ async fn a_body_in_crumbs_is_kept_in_a_few_pieces_and_replayed_whole() {
 
 #[tokio::test]
 async fn a_bomb_of_trailers_is_passed_on_and_not_kept() {
-    let (sender, body) = channel();
-    sender.send(Frame::data("abc".into())).unwrap();
-    let mut trailers = HeaderMap::new();
-    for _ in 0..300 {
-        trailers.append("x-bomb", "b".parse().unwrap());
-    }
-    sender.send(Frame::trailers(trailers)).unwrap();
-    drop(sender);
+    let body = abc_and_trailers(300);
     let (body, handle) = Replay::new(body, 1024);
     let collected = body.collect().await.unwrap();
     assert_eq!(collected.trailers().unwrap().len(), 300);
@@ -224,12 +222,7 @@ async fn a_bomb_of_trailers_is_passed_on_and_not_kept() {
 
 #[tokio::test]
 async fn a_body_that_is_not_kept_passes_through_whole() {
-    let (sender, body) = channel();
-    sender.send(Frame::data("abc".into())).unwrap();
-    let mut trailers = HeaderMap::new();
-    trailers.insert("x-t", "1".parse().unwrap());
-    sender.send(Frame::trailers(trailers)).unwrap();
-    drop(sender);
+    let body = abc_and_trailers(1);
     let collected = Replay::once(body).collect().await.unwrap();
     assert_eq!(collected.trailers().unwrap()["x-t"], "1");
     assert_eq!(collected.to_bytes(), "abc");
