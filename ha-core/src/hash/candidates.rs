@@ -14,6 +14,29 @@ pub(super) enum Source<'a> {
     Rendezvous(&'a Rendezvous),
 }
 
+/// The questions that a table answers from its own `draw` and `members`.
+macro_rules! by_key {
+    ($table:ident) => {
+        impl $table {
+            /// Who this key belongs to, or none when nobody gets picks. Any number does as `hash`.
+            #[inline]
+            #[must_use]
+            pub fn pick(&self, hash: u64) -> Option<usize> {
+                self.draw(hash, 0).map(|index| index as usize)
+            }
+
+            /// Everyone who gets picks, the one that the key belongs to first.
+            #[inline]
+            #[must_use]
+            pub fn candidates(&self, hash: u64) -> $crate::hash::Candidates<'_> {
+                let source = $crate::hash::candidates::Source::$table(self);
+                $crate::hash::Candidates::new(source, &self.members, hash)
+            }
+        }
+    };
+}
+pub(super) use by_key;
+
 /// The endpoints that get picks in the order in which one key prefers them, each once, as positions in the caller's
 /// sequence. Allocates nothing.
 ///

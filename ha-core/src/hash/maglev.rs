@@ -1,7 +1,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::candidates::{Candidates, Source};
+use super::candidates::by_key;
 use super::key::{below, nth};
 use super::members::{Member, Members, is_prime};
 use crate::config::ConfigError;
@@ -84,26 +84,14 @@ impl Maglev {
         Ok(Self { members, table })
     }
 
-    /// Who this key belongs to, or none when nobody gets picks. Any number does as `hash`.
-    #[inline]
-    #[must_use]
-    pub fn pick(&self, hash: u64) -> Option<usize> {
-        self.draw(hash, 0).map(|index| index as usize)
-    }
-
-    /// Everyone who gets picks, the one that the key belongs to first.
-    #[inline]
-    #[must_use]
-    pub fn candidates(&self, hash: u64) -> Candidates<'_> {
-        Candidates::new(Source::Maglev(self), &self.members, hash)
-    }
-
     #[inline]
     pub(super) fn draw(&self, hash: u64, attempt: u32) -> Option<u32> {
         let entry = below(nth(hash, attempt), self.table.len() as u32);
         self.table.get(entry as usize).copied()
     }
 }
+
+by_key!(Maglev);
 
 /// One endpoint's order of preference: all entries, in steps of a size of its own.
 struct Preference {

@@ -1,4 +1,4 @@
-use super::candidates::{Candidates, Source};
+use super::candidates::by_key;
 use super::key::nth;
 use super::members::{Member, Members};
 use crate::config::ConfigError;
@@ -148,20 +148,6 @@ impl Ring {
         })
     }
 
-    /// Who this key belongs to, or none when nobody gets picks. Any number does as `hash`.
-    #[inline]
-    #[must_use]
-    pub fn pick(&self, hash: u64) -> Option<usize> {
-        self.draw(hash, 0).map(|index| index as usize)
-    }
-
-    /// Everyone who gets picks, the one that the key belongs to first.
-    #[inline]
-    #[must_use]
-    pub fn candidates(&self, hash: u64) -> Candidates<'_> {
-        Candidates::new(Source::Ring(self), &self.members, hash)
-    }
-
     /// How many points are on the ring.
     #[must_use]
     pub fn points(&self) -> usize {
@@ -180,6 +166,8 @@ impl Ring {
             .map(|point| point.owner)
     }
 }
+
+by_key!(Ring);
 
 /// The points in order, and where each bucket begins. A counting sort by bucket leaves only a few points to compare with each other,
 /// which matters with a million of them on each change of the set.

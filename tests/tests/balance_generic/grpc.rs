@@ -2,51 +2,40 @@ use ha_core::endpoint::Endpoint;
 use ha_tower::balance::{Any, Balance, Grpc, RoundRobin};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tonic::codegen::BoxStream;
-use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Server, server::TcpIncoming};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::health_server::{Health, HealthServer};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_health::server::health_reporter;
 
 use super::*;
 
-struct Named {
-    name: &'static str,
-    fails: Arc<AtomicBool>,
-}
-
-type Check = Request<HealthCheckRequest>;
-
-#[tonic::async_trait]
-impl Health for Named {
-    async fn check(&self, _: Check) -> Result<Response<HealthCheckResponse>, Status> {
-        if self.fails.load(Ordering::Relaxed) {
-            return Err(Status::unavailable("told to fail"));
-        }
-        let mut response = Response::new(HealthCheckResponse { status: 1 });
-        let name = MetadataValue::from_static(self.name);
-        response.metadata_mut().insert("served-by", name);
-        Ok(response)
-    }
-
-    type WatchStream = BoxStream<HealthCheckResponse>;
-
-    async fn watch(&self, _: Check) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("not here"))
-    }
-}
+/// Nothing else tells the answers of the health service apart.
+const STATUSES: [ServingStatus; 3] = [
+    ServingStatus::Serving,
+    ServingStatus::NotServing,
+    ServingStatus::Unknown,
+];
 
 /// Three servers that end with the set, and a channel to each.
 async fn servers(fails: &Fails) -> (JoinSet<()>, Vec<(Endpoint, Channel)>) {
     let (mut tasks, mut channels) = (JoinSet::new(), Vec::new());
-    for (name, fails) in NAMES.into_iter().zip(fails) {
+    for (status, fails) in STATUSES.into_iter().zip(fails) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let (reporter, health) = health_reporter();
+        reporter.set_service_status("", status).await;
         let fails = fails.clone();
-        let service = HealthServer::new(Named { name, fails });
-        let server = Server::builder().serve_with_incoming(service, TcpIncoming::from(listener));
+        let may_fail = move |request: Request<()>| {
+            let well = !fails.load(Ordering::Relaxed);
+            well.then_some(request)
+                .ok_or_else(|| Status::unavailable("told to fail"))
+        };
+        let server = Server::builder()
+            .add_service(InterceptedService::new(health, may_fail))
+            .serve_with_incoming(TcpIncoming::from(listener));
         tasks.spawn(async move { server.await.unwrap() });
         let channel = Channel::from_shared(url.clone()).unwrap().connect_lazy();
         channels.push((url.parse().unwrap(), channel));
@@ -68,8 +57,9 @@ macro_rules! run {
                 .check(HealthCheckRequest::default())
                 .await
                 .ok()?;
-            let name = answer.metadata().get("served-by")?.to_str().ok()?;
-            Some(name.to_owned())
+            let status = answer.into_inner().status;
+            let server = STATUSES.iter().position(|s| *s as i32 == status)?;
+            Some(NAMES[server].to_owned())
         };
         before_and_after(&fails, call).await
     }};

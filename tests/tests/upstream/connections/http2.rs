@@ -121,6 +121,16 @@ fn over(addr: SocketAddr) -> Builder {
         .attempt_timeout(LONG)
 }
 
+/// One stream on one connection, and nobody waits for it.
+fn one_place(server: &Server) -> Upstream {
+    server
+        .upstream()
+        .http2(Http2::prior_knowledge().max_streams(1))
+        .connections(Connections::default().max(1).max_pending(0))
+        .build()
+        .unwrap()
+}
+
 /// Opens one request after the other and says how many connections they needed.
 async fn connections_for_six(server: &Server, builder: Builder) -> usize {
     let upstream = builder.build().unwrap();
@@ -301,12 +311,7 @@ async fn a_peer_that_answers_no_ping_is_given_up_long_before_the_attempt_is() {
 #[tokio::test]
 async fn a_dropped_request_resets_its_stream_and_gives_back_its_place() {
     let server = Server::start(100).await;
-    let upstream = server
-        .upstream()
-        .http2(Http2::prior_knowledge().max_streams(1))
-        .connections(Connections::default().max(1).max_pending(0))
-        .build()
-        .unwrap();
+    let upstream = one_place(&server);
     for round in 1..=20 {
         let held = spawn(&upstream, "/hold");
         eventually("it is held", || number(&server.seen.requests) == round).await;
@@ -322,12 +327,7 @@ async fn a_dropped_request_resets_its_stream_and_gives_back_its_place() {
 #[tokio::test]
 async fn a_response_that_is_not_read_keeps_its_place() {
     let server = Server::start(100).await;
-    let upstream = server
-        .upstream()
-        .http2(Http2::prior_knowledge().max_streams(1))
-        .connections(Connections::default().max(1).max_pending(0))
-        .build()
-        .unwrap();
+    let upstream = one_place(&server);
     let unread = call(&upstream, "/").await.unwrap();
     assert!(call(&upstream, "/").await.unwrap_err().is_full());
     drop(unread);
