@@ -55,7 +55,8 @@ impl Marks {
 
     /// Something has changed: what was written before this call is seen by the next look.
     pub fn mark(&self) {
-        self.word.store(MARKED, Ordering::Release);
+        // No plain store: it would take the mark of another thread away from whoever acquires, with what was written before that.
+        self.word.swap(MARKED, Ordering::Release);
     }
 
     /// Whether something is marked that no look has begun to see.

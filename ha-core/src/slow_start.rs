@@ -146,9 +146,9 @@ impl Ramp {
     }
 
     fn begin(&self, now: Instant, kind: u64) {
-        // From 1, for zero is none.
+        // From 1, for zero is none. In one order with those who find the one before over.
         self.began
-            .store((self.nanos(now) + 1) << 1 | kind, Ordering::Relaxed);
+            .swap((self.nanos(now) + 1) << 1 | kind, Ordering::Relaxed);
     }
 
     /// What its weight is multiplied by, from the least ratio to 1.
