@@ -14,7 +14,8 @@
 //! 2. **Retries stay within their budget**, exactly and whatever fails ([`Budget`](ha_core::budget::Budget)).
 //! 3. **What is broken gets no traffic**: active checks ([`health`]), a breaker per endpoint ([`breaker`]), ejection of what fails more than
 //!    the others ([`outlier`]), and a balancer that sees latency and failures ([`balance`]).
-//! 4. **Every wait has an end**: a deadline over all attempts ([`timeout`]), one per attempt, one per connection.
+//! 4. **Every wait has an end**: a deadline over all attempts, told to the tiers behind and kept there ([`timeout`]), one per
+//!    attempt, one per connection.
 //! 5. **Bodies stream**, both ways; memory per request is bounded by what is kept for replay (64 KiB) and what is held (32 KiB).
 //! 6. **Leaving loses nothing that can finish in time**, and says what it cut ([`drain`]).
 //!
@@ -59,7 +60,7 @@
 //!
 //! # The order of layers
 //!
-//! From the outside in: drain, [`ReverseProxy`](proxy::ReverseProxy), deadline, retry, balance; and for each endpoint breaker,
+//! From the outside in: drain, [`ReverseProxy`](proxy::ReverseProxy), deadline, retry, hedge, balance; and for each endpoint breaker,
 //! load, attempt timeout, client. The deadline is outside the retry so that all attempts share it; the attempt timeout is
 //! inside the breaker so that the breaker sees it; retry is outside the balancer so that each attempt is a new pick.
 //! Answers made here carry [`LocalReply`](problem::LocalReply), and no layer mistakes them for the upstream's.
@@ -71,7 +72,7 @@
 //! | feature | default | brings |
 //! |---|---|---|
 //! | `axum` | no | `route::matched`: policies by the template of the axum route |
-//! | `metrics` | no | counters, gauges and histograms of [upstreams](upstream), [balancers](balance), [discovery](discover), [checks](health) and [retries](retry), through the `metrics` facade |
+//! | `metrics` | no | counters, gauges and histograms of [upstreams](upstream), [balancers](balance), [discovery](discover), [checks](health), [hedges](hedge), [deadlines](timeout) and [retries](retry), through the `metrics` facade |
 //! | `dns` | no | [discovery](discover) by A, AAAA and SRV records, through `hickory-resolver` |
 //! | `file` | no | discovery by a watched TOML or JSON file |
 //! | `http2` | no | HTTP/2 to the endpoints of an [`Upstream`](upstream::Upstream) |

@@ -16,6 +16,7 @@ use ha_tower::balance::{
 };
 use ha_tower::breaker::{self, BreakerLayer, SlowCalls};
 use ha_tower::fallback::FallbackLayer;
+use ha_tower::hedge::{Generic, HedgeLayer};
 use ha_tower::retry::generic::OnError;
 use ha_tower::retry::{MARKER, RetryLayer};
 use ha_tower::tried::Tried;
@@ -190,4 +191,39 @@ fn a_closed_breaker_allocates_nothing_and_neither_does_a_fallback_that_is_not_ne
     let mut fallback = fallback.build().unwrap().layer(Http);
     let made = allocations(requests(Method::GET, 4), served(&mut fallback));
     assert!(made < 50, "fallback: {made}");
+}
+
+#[test]
+fn hedging_allocates_what_the_copy_of_a_head_does_and_nothing_where_none_is_made() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut timers = tokio::runtime::Builder::new_current_thread();
+    let timers = timers.enable_time().build().unwrap();
+    let _entered = timers.enter();
+    let minute = std::time::Duration::from_secs(60);
+    // Fifty calls are enough to know the percentile, which is then sorted out ten times a second.
+    for delay in [None, Some(minute)] {
+        let mut builder = HedgeLayer::of(Generic::when(|(): &()| true));
+        if let Some(delay) = delay {
+            builder = builder.after(delay);
+        }
+        let mut generic = builder.build().unwrap().layer(Noop);
+        let made = allocations(vec![(); 10_010], served(&mut generic));
+        assert!(made < 50, "generic, {delay:?}: {made}");
+    }
+    let mut http = HedgeLayer::builder()
+        .after(minute)
+        .build()
+        .unwrap()
+        .layer(Http);
+    let made = allocations(requests(Method::POST, 4), served(&mut http));
+    assert!(made < 50, "not hedged: {made}");
+
+    let copied = allocations(requests(Method::GET, 4), |request| {
+        let (mut head, _) = request.into_parts();
+        head.extensions.insert(Tried::new());
+        drop(head.clone());
+    });
+    let made = allocations(requests(Method::GET, 4), served(&mut http));
+    assert!(copied >= 10_000, "{copied}");
+    assert!(made < copied + 50, "{made}, copies {copied}");
 }

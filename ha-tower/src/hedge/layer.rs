@@ -92,6 +92,12 @@ impl<P> HedgeLayer<P> {
         }
     }
 
+    /// The budget, to share it with other layers.
+    #[must_use]
+    pub fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.shared.budget)
+    }
+
     /// After which time without an answer a request is hedged now; `None` as long as too few calls were measured.
     #[must_use]
     pub fn delay(&self) -> Option<Duration> {

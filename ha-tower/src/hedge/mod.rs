@@ -20,7 +20,7 @@
 //!    [`idempotent`](Builder::idempotent) can say so): no.
 //! 4. The delay is not known yet, because too few calls were measured: no.
 //! 5. The delay ends at the [`Deadline`](crate::timeout::Deadline) or later: no.
-//! 6. When the delay is over the request is still being sent, or its body is larger than what is kept (64 KiB): no. A slow
+//! 6. When the delay is over the body of the request is still on its way, or larger than what is kept (64 KiB): no. A slow
 //!    upload is no slow server.
 //! 7. The budget has nothing left: no.
 //!

@@ -3,6 +3,8 @@
 mod config;
 mod generic;
 mod measured;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod race;
 mod rules;
 
