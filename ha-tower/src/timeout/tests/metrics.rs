@@ -24,7 +24,7 @@ async fn what_is_late_refused_malformed_or_clamped_is_counted_by_side() {
     for told in ["10", "0", "0", "soon", "soon", "soon", "30001"] {
         let request = Request::get("/").header("x-ha-timeout-ms", told);
         let request = request.body(Body::new()).unwrap();
-        server.clone().oneshot(request).await.unwrap();
+        server.oneshot(request).await.unwrap();
     }
     let client = TimeoutLayer::deadline(Duration::from_millis(10)).layer(slow);
     client.oneshot(Request::new(Body::new())).await.unwrap();
