@@ -122,6 +122,15 @@ contract! {
     paused policy, "ha_tower::route::Policy", not {
         state_is_shared: "holds settings and no state",
     };
+    paused limit, "ha_tower::limit::LimitLayer (concurrency)";
+    paused limit_generic, "ha_tower::limit::LimitLayer (generic)";
+    paused limit_adaptive, "ha_tower::limit::LimitLayer (adaptive)";
+    paused limit_queue, "ha_tower::limit::LimitLayer (queue)";
+    paused rate_limit, "ha_tower::limit::RateLimitLayer";
+    paused throttle, "ha_tower::limit::ThrottleLayer";
+    paused load_shed, "ha_tower::limit::LoadShedLayer", not {
+        state_is_shared: "refuses by what is inside, and holds no state",
+    };
     paused drain, "ha_tower::drain::DrainLayer";
     paused proxy, "ha_tower::proxy::ReverseProxy", not {
         state_is_shared: "holds settings and no state",

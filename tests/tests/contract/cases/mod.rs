@@ -3,6 +3,7 @@
 mod data;
 mod edge;
 mod failing;
+mod limits;
 mod repeat;
 mod upstream;
 
@@ -11,6 +12,9 @@ pub(crate) use edge::{
     balance, breaker, breaker_http, deadline, drain, policies, policy, propagate, proxy, timeout,
 };
 pub(crate) use failing::{chaos, fallback, fallback_answer};
+pub(crate) use limits::{
+    limit, limit_adaptive, limit_generic, limit_queue, load_shed, rate_limit, throttle,
+};
 pub(crate) use repeat::{hedge, hedge_generic, retry, retry_generic, retry_grpc};
 pub(crate) use upstream::upstream;
 

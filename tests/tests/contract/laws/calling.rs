@@ -11,7 +11,7 @@ pub(crate) async fn readiness_is_driven(case: &Case) -> Verdict {
     let (probe, bed) = case.bed();
     let mut same = bed.apply();
     for turn in 0..6 {
-        probe.readiness(Readiness::SecondTime);
+        probe.readiness(case.readiness);
         probe.plan(case.steps);
         let before = probe.calls();
         let _ = if turn % 2 == 0 {
@@ -81,7 +81,7 @@ pub(crate) async fn readied_is_called(case: &Case) -> Verdict {
 pub(crate) async fn clones_are_safe(case: &Case) -> Verdict {
     let (probe, bed) = case.bed();
     let baseline = probe.others();
-    probe.readiness(Readiness::SecondTime);
+    probe.readiness(case.readiness);
     probe.plan(&[Step::Hold]);
     let mut first = bed.apply();
     let ready = first.ready().await?;

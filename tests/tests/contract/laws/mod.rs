@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::Request;
 
-use super::probe::{Probe, Step};
+use super::probe::{Probe, Readiness, Step};
 use super::subject::{Bed, Body, Subject};
 
 /// How a law is broken.
@@ -67,6 +67,8 @@ pub(crate) struct Case {
     pub(crate) request: fn() -> Request<Body>,
     /// What the probe brings to one request so that the layer calls it as often as it ever does.
     pub(crate) steps: &'static [Step],
+    /// When the service inside is ready where that is to be driven.
+    pub(crate) readiness: Readiness,
     /// How many calls one request may have under way at once.
     pub(crate) places: usize,
     pub(crate) errors: Errors,
@@ -84,6 +86,7 @@ impl Case {
             build: Box::new(build),
             request: get,
             steps: &[Step::Answer(200)],
+            readiness: Readiness::SecondTime,
             places: 1,
             errors: Errors::Kept,
             arrange: None,

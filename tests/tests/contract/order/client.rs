@@ -9,12 +9,16 @@ use ha_tower::breaker::{self, BreakerLayer, State};
 use ha_tower::chaos::{ChaosLayer, Faults};
 use ha_tower::fallback::FallbackLayer;
 use ha_tower::hedge::HedgeLayer;
+use ha_tower::limit::{LimitLayer, Priority, QueueConfig, ThrottleConfig, ThrottleLayer};
 use ha_tower::retry::RetryLayer;
 use ha_tower::route::Policy;
 use ha_tower::timeout::{PropagateLayer, TimeoutLayer};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use tower::{Layer, ServiceBuilder};
+use tokio::time::sleep;
+use tower::{Layer, Service, ServiceBuilder};
+
+use crate::subject::Body;
 
 use super::{AttemptTimeout, Backend, HANGS, send, served};
 
@@ -252,4 +256,70 @@ async fn faults_outside_of_the_retry_test_the_caller_and_not_the_retry() {
     let right = RetryLayer::http().layer(chaos.layer(well));
     let served = (served(&wrong, 100).await, served(&right, 100).await);
     assert!(served.0 < 90 && served.1 > 95, "{served:?}");
+}
+
+/// What becomes of a request, and of another that comes 2 ms later.
+async fn two<S, R>(service: &S) -> (Option<u16>, Option<u16>)
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone,
+{
+    let second = async {
+        sleep(Duration::from_millis(2)).await;
+        send(service).await
+    };
+    let ((first, _), (second, _)) = tokio::join!(send(service), second);
+    (first, second)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_inside_the_retry_refuses_the_second_attempt_of_what_it_has_let_in() {
+    // Only the first call fails; all others take longer than its request waits for its second attempt.
+    let backend = || Backend::new(|call| if call == 1 { (1, 503) } else { (90_000, 200) });
+    let wait = Duration::from_secs(60);
+    let retry = RetryLayer::builder().backoff(Backoff::new(wait, wait));
+    let retry = retry.build().unwrap();
+    let limit = || LimitLayer::concurrency(1).http().build().unwrap();
+    let wrong = retry.layer(limit().layer(backend()));
+    let right = limit().layer(retry.layer(backend()));
+    // The work that was done for the first is lost, or the second is refused before any work.
+    assert_eq!(two(&wrong).await.0, Some(503));
+    assert_eq!(two(&right).await, (Some(200), Some(503)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_inside_the_queue_begins_when_the_wait_is_over() {
+    let slow = Backend::new(|_| (1_900, 200));
+    let queue = QueueConfig {
+        target: DEADLINE,
+        interval: 2 * DEADLINE,
+        ..QueueConfig::default()
+    };
+    let limit = || {
+        LimitLayer::concurrency(1)
+            .queue(queue)
+            .http()
+            .build()
+            .unwrap()
+    };
+    let deadline = TimeoutLayer::deadline(DEADLINE);
+    let wrong = limit().layer(deadline.layer(slow.clone()));
+    let right = deadline.layer(limit().layer(slow));
+    let (_, (_, took)) = tokio::join!(send(&wrong), send(&wrong));
+    assert_eq!(took, Duration::from_millis(3_800));
+    let (_, (status, took)) = tokio::join!(send(&right), send(&right));
+    assert_eq!((status, took), (Some(504), DEADLINE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_outside_the_retry_does_not_see_what_the_server_refuses() {
+    let overloaded = || Backend::new(|call| (1, if call % 3 == 0 { 200 } else { 503 }));
+    let layer = || ThrottleLayer::http(ThrottleConfig::default()).unwrap();
+    let (outside, inside) = (layer(), layer());
+    let wrong = outside.layer(RetryLayer::http().layer(overloaded()));
+    let right = RetryLayer::http().layer(inside.layer(overloaded()));
+    served(&wrong, 30).await;
+    served(&right, 30).await;
+    let rejects = |layer: &ThrottleLayer<_>| layer.snapshot(Priority::Default).reject_ratio;
+    assert_eq!(rejects(&outside), 0.0);
+    assert!(rejects(&inside) > 0.0);
 }

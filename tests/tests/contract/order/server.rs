@@ -5,12 +5,13 @@ use ha_db::causal::CausalLayer;
 use ha_db::idempotency::IdempotencyLayer;
 use ha_tower::drain::Drain;
 use ha_tower::health::DRAINING;
+use ha_tower::limit::{LimitLayer, QueueConfig};
 use ha_tower::proxy::{REQUEST_ID, ReverseProxy};
 use ha_tower::timeout::TimeoutLayer;
 use http::{HeaderName, Method, Request, Response};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
-use super::{Backend, HANGS};
+use super::{Backend, HANGS, send};
 use crate::cases::router_to_nowhere;
 use crate::laws::get;
 use crate::subject::Body;
@@ -44,6 +45,25 @@ async fn a_drain_inside_the_proxy_tells_nobody_that_it_has_begun() {
     let right = drain.layer().layer(ReverseProxy::new(backend));
     assert!(!carries(wrong, &DRAINING).await);
     assert!(carries(right, &DRAINING).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_inside_a_queue_does_not_count_those_who_wait() {
+    let slow = Backend::new(|_| (50, 200));
+    let limit = LimitLayer::concurrency(1).queue(QueueConfig::default());
+    let limit = limit.http().build().unwrap();
+    let counted = async |wait: Duration, drain: &Drain| {
+        tokio::time::sleep(wait).await;
+        drain.in_flight()
+    };
+    let (inside, outside) = (Drain::new(), Drain::new());
+    let wrong = limit.layer(inside.layer().layer(slow.clone()));
+    let right = outside.layer().layer(limit.layer(slow));
+    let wait = Duration::from_millis(1);
+    let (_, _, count) = tokio::join!(send(&wrong), send(&wrong), counted(wait, &inside));
+    assert_eq!(count, 1);
+    let (_, _, count) = tokio::join!(send(&right), send(&right), counted(wait, &outside));
+    assert_eq!(count, 2);
 }
 
 #[tokio::test(start_paused = true)]
