@@ -86,10 +86,22 @@ pin_project! {
         R: Body,
     {
         Attempt { #[pin] response: F, #[pin] late: Option<Sleep> },
-        Hold { held: Option<Held<R>>, #[pin] stall: Sleep, #[pin] release: Sleep },
-        Wait { next: Option<Next<R, E>>, #[pin] sleep: Sleep },
-        Ready { next: Option<Next<R, E>> },
+        // Boxed, so that a request that needs none of it does not carry their size along.
+        Hold { holding: Pin<Box<Holding<R>>> },
+        Wait { next: Option<Box<Next<R, E>>>, sleep: Pin<Box<Sleep>> },
+        Ready { next: Option<Box<Next<R, E>>> },
         Done,
+    }
+}
+
+pin_project! {
+    #[project = HoldingProj]
+    struct Holding<R> {
+        held: Option<Held<R>>,
+        #[pin]
+        stall: Sleep,
+        #[pin]
+        release: Sleep,
     }
 }
 
@@ -116,11 +128,12 @@ impl<F, R: Body, E> State<F, R, E> {
         let stalls = if held.is_measured() { STALLS } else { 1 };
         let latest = Instant::now() + config.hold_stall * stalls;
         let release = deadline.map_or(latest, |Deadline(at)| at.min(latest));
-        Self::Hold {
+        let holding = Box::pin(Holding {
             held: Some(held),
             stall: sleep(config.hold_stall),
             release: sleep_until(release),
-        }
+        });
+        Self::Hold { holding }
     }
 }
 
@@ -246,11 +259,12 @@ where
                         (Judgement::from(verdict), Ok(this.config.rules.late()))
                     }
                 },
-                StateProj::Hold {
-                    held,
-                    mut stall,
-                    release,
-                } => {
+                StateProj::Hold { holding } => {
+                    let HoldingProj {
+                        held,
+                        mut stall,
+                        release,
+                    } = holding.as_mut().project();
                     let mut progress = false;
                     let Some(response) = held.as_mut() else {
                         unreachable!("held until taken")
@@ -284,7 +298,7 @@ where
                     (judgement, Ok(response))
                 }
                 StateProj::Wait { next, sleep } => {
-                    ready!(sleep.poll(cx));
+                    ready!(sleep.as_mut().poll(cx));
                     let next = next.take();
                     this.state.set(State::Ready { next });
                     continue;
@@ -294,9 +308,10 @@ where
                         unreachable!("kept for this attempt")
                     };
                     let ready = ready!(template.inner.poll_ready(cx));
-                    let Some(Next { last, granted }) = next.take() else {
+                    let Some(next) = next.take() else {
                         unreachable!("kept until here")
                     };
+                    let Next { last, granted } = *next;
                     let body = ready.ok().and_then(|()| template.replay.restart());
                     if let Some(body) = body {
                         *this.attempts += 1;
@@ -329,8 +344,8 @@ where
                 return Poll::Ready(report(last, *this.attempts, this.config));
             };
             this.state.set(State::Wait {
-                next: Some(Next { last, granted }),
-                sleep: sleep(wait),
+                next: Some(Box::new(Next { last, granted })),
+                sleep: Box::pin(sleep(wait)),
             });
         }
     }

@@ -96,7 +96,8 @@
 //! # What it costs
 //!
 //! While all is well: one reading of the clock, one atomic update, no lock that is shared between requests. A request that may
-//! be sent again has its head copied, with a place for the endpoints tried; one that may not costs no allocation.
+//! be sent again has its head copied, with a place for the endpoints tried; one that may not costs no allocation. An answer that is
+//! held costs the list of its pieces.
 //!
 //! # Cancel safety
 //!

@@ -90,8 +90,9 @@ pin_project! {
     #[project = StateProj]
     enum State<F, Res, E> {
         Attempt { #[pin] attempt: F },
-        Wait { next: Option<Next<Res, E>>, #[pin] sleep: Sleep },
-        Ready { next: Option<Next<Res, E>> },
+        // Boxed, so that a request that does not fail does not carry their size along.
+        Wait { next: Option<Box<Next<Res, E>>>, sleep: Pin<Box<Sleep>> },
+        Ready { next: Option<Box<Next<Res, E>>> },
         Done,
     }
 }
@@ -132,12 +133,12 @@ where
                         this.state.set(State::Done);
                         return Poll::Ready(last);
                     };
-                    let next = Some(Next { last, granted });
-                    let sleep = sleep(wait);
+                    let next = Some(Box::new(Next { last, granted }));
+                    let sleep = Box::pin(sleep(wait));
                     this.state.set(State::Wait { next, sleep });
                 }
                 StateProj::Wait { next, sleep } => {
-                    ready!(sleep.poll(cx));
+                    ready!(sleep.as_mut().poll(cx));
                     let next = next.take();
                     this.state.set(State::Ready { next });
                 }
@@ -146,11 +147,10 @@ where
                         Some(spare) => ready!(spare.inner.poll_ready(cx)),
                         None => Ok(()),
                     };
-                    let (Some(Next { last, granted }), Some(spare)) =
-                        (next.take(), this.spare.take())
-                    else {
+                    let (Some(next), Some(spare)) = (next.take(), this.spare.take()) else {
                         unreachable!("kept until here")
                     };
+                    let Next { last, granted } = *next;
                     if ready.is_err() {
                         // The service is gone: what it said before says more.
                         this.state.set(State::Done);
