@@ -30,6 +30,7 @@
 //! and passed on only when all have failed; then an answer goes before an error, and an earlier one before a later one. A request that fails before it was
 //! hedged is passed on at once: what comes next is the business of the retry layer. tower's hedge takes whatever comes first, so that a
 //! fast failure beats a good answer.
+//! What is kept goes on counting as in flight at its endpoint until its body is dropped, with the race at the latest.
 //!
 //! The losers are dropped before the winner is passed on.
 //!

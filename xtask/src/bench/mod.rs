@@ -19,7 +19,9 @@ use crate::run::{Failure, Step};
 use crate::workspace;
 
 /// The benches that exist, one file or folder each in `benches/benches`.
-pub(crate) const NAMES: [&str; 6] = ["balance", "breaker", "hash", "retry", "storm", "tail"];
+pub(crate) const NAMES: [&str; 7] = [
+    "balance", "breaker", "hash", "hedge", "retry", "storm", "tail",
+];
 /// Those among them that print their own table and write their own rows.
 const LOAD_TESTS: [&str; 2] = ["storm", "tail"];
 /// Those that have a `BENCH_memory` beside them, which counts.
