@@ -7,6 +7,7 @@
 //! threads together, so that two threads that do not hinder each other show half of what one does.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::future::Future as _;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -31,6 +32,21 @@ where
     let mut context = Context::from_waker(Waker::noop());
     assert!(service.poll_ready(&mut context).is_ready());
     drop(at_once(service.call(())).unwrap());
+}
+
+/// As [`once`], for a service that makes its callers wait for each other.
+fn until_done<S: Service<()>>(service: &mut S)
+where
+    S::Error: std::fmt::Debug,
+{
+    let mut context = Context::from_waker(Waker::noop());
+    while service.poll_ready(&mut context).is_pending() {
+        std::hint::spin_loop();
+    }
+    let mut call = std::pin::pin!(service.call(()));
+    while call.as_mut().poll(&mut context).is_pending() {
+        std::hint::spin_loop();
+    }
 }
 
 /// How long so many threads take for so many calls, each with a thing of its own to call.
@@ -145,7 +161,7 @@ fn layers(group: &mut BenchmarkGroup<'_, WallTime>) {
     let service = layer.layer(Work);
     scaling(group, "work_", "ours", || {
         let mut service = service.clone();
-        move || once(&mut service)
+        move || until_done(&mut service)
     });
 
     let mut service = BreakerLayer::http(Config::default())
@@ -179,7 +195,7 @@ fn layers(group: &mut BenchmarkGroup<'_, WallTime>) {
         let (mut service, runtime) = (service.clone(), runtime.clone());
         move || {
             let _inside = runtime.enter();
-            once(&mut service);
+            until_done(&mut service);
         }
     });
 }

@@ -23,6 +23,7 @@ pub trait Classify<Response, Error> {
     fn classify(&self, result: Result<&Response, &Error>) -> Verdict;
 }
 
+#[diagnostic::do_not_recommend]
 impl<F, Res, E> Classify<Res, E> for F
 where
     F: Fn(Result<&Res, &E>) -> Verdict,

@@ -28,7 +28,8 @@
 //! # What it does not do
 //!
 //! It does not limit how long the fallback takes: put a timeout around this layer, or around the fallback. It does not look at the body of a
-//! response: one that breaks off later has been passed on already. An error of the service's readiness is passed on.
+//! response: one that breaks off later has been passed on already. It holds the failed response while the fallback works, and with it whatever that holds: a
+//! connection, a place below a limit. An error of the service's readiness is passed on.
 //!
 //! # Where it stands
 //!

@@ -59,6 +59,7 @@ pub trait When<Response, Error> {
     fn reason(&self, result: Result<&Response, &Error>) -> Option<Reason>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<F, Res, E> When<Res, E> for F
 where
     F: Fn(Result<&Res, &E>) -> Option<Reason>,
