@@ -73,9 +73,9 @@ macro_rules! controls {
 controls! {
     a_good_layer_breaks_no_law: None breaks [];
     skipping_readiness_is_noticed: SkipsReadiness breaks
-        [readiness_is_driven, readied_is_called, clones_are_safe, no_lock_is_held];
+        [readiness_is_driven, readied_is_called, clones_are_safe, drop_returns_all, no_lock_is_held];
     calling_a_fresh_clone_is_noticed: CallsAFreshClone breaks
-        [readiness_is_driven, readied_is_called, clones_are_safe];
+        [readiness_is_driven, readied_is_called, clones_are_safe, drop_returns_all];
     making_one_ready_and_calling_another_is_noticed: ReadiesAnother breaks
         [readied_is_called, drop_returns_all];
     a_clone_that_claims_to_be_ready_is_noticed: ClonesReadiness breaks [clones_are_safe];
