@@ -60,8 +60,8 @@
 //!
 //! # The order of layers
 //!
-//! From the outside in: drain, [`ReverseProxy`](proxy::ReverseProxy), deadline, retry, hedge, balance; and for each endpoint breaker,
-//! load, attempt timeout, client. The deadline is outside the retry so that all attempts share it; the attempt timeout is
+//! From the outside in: drain, [`ReverseProxy`](proxy::ReverseProxy), [`fallback`], deadline, [`limit`], retry, [`hedge`], throttle, balance; and for
+//! each endpoint breaker, load, attempt timeout, client. The deadline is outside the retry so that all attempts share it; the attempt timeout is
 //! inside the breaker so that the breaker sees it; retry is outside the balancer so that each attempt is a new pick.
 //! Answers made here carry [`LocalReply`](problem::LocalReply), and no layer mistakes them for the upstream's.
 //! `docs/layer-order.md` in the repository says why for each layer, with a test for each order that is tempting and wrong, and

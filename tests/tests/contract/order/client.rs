@@ -323,3 +323,25 @@ async fn a_throttle_outside_the_retry_does_not_see_what_the_server_refuses() {
     assert_eq!(rejects(&outside), 0.0);
     assert!(rejects(&inside) > 0.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_inside_a_breaker_opens_nothing_by_refusing() {
+    let layer = || BreakerLayer::new(breaker::Config::default(), Http).unwrap();
+    let (local, theirs) = (layer(), layer());
+    let limit = LimitLayer::concurrency(1).http().build().unwrap();
+    let ours = local.layer(limit.layer(Backend::new(|_| (HANGS, 200))));
+    let first = tokio::spawn({
+        let ours = ours.clone();
+        async move { send(&ours).await }
+    });
+    sleep(Duration::from_millis(1)).await;
+    for _ in 0..200 {
+        assert_eq!(send(&ours).await.0, Some(503));
+    }
+    assert_eq!(local.handle().snapshot().state, State::Closed);
+    first.abort();
+
+    // The same status from the service itself does open it.
+    served(&theirs.layer(Backend::new(|_| (1, 503))), 200).await;
+    assert_eq!(theirs.handle().snapshot().state, State::Open);
+}
