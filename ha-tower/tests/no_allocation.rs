@@ -17,6 +17,7 @@ use ha_tower::balance::{
 use ha_tower::breaker::{self, BreakerLayer, SlowCalls};
 use ha_tower::fallback::FallbackLayer;
 use ha_tower::hedge::{Generic, HedgeLayer};
+use ha_tower::limit::{AdaptiveConfig, LimitLayer, LoadShedLayer, QueueConfig, ThrottleLayer};
 use ha_tower::retry::generic::OnError;
 use ha_tower::retry::{MARKER, RetryLayer};
 use ha_tower::tried::Tried;
@@ -226,4 +227,33 @@ fn hedging_allocates_what_the_copy_of_a_head_does_and_nothing_where_none_is_made
     let made = allocations(requests(Method::GET, 4), served(&mut http));
     assert!(copied >= 10_000, "{copied}");
     assert!(made < copied + 50, "{made}, copies {copied}");
+}
+
+#[test]
+fn a_limit_that_lets_in_allocates_nothing_and_neither_does_a_typed_refusal() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    for builder in [
+        LimitLayer::concurrency(10),
+        LimitLayer::concurrency(10).queue(QueueConfig::default()),
+        LimitLayer::adaptive(AdaptiveConfig::default()).queue(QueueConfig::default()),
+    ] {
+        let mut generic = builder.clone().build().unwrap().layer(Noop);
+        let made = allocations(vec![(); 10_010], served(&mut generic));
+        assert!(made < 50, "{builder:?}: {made}");
+
+        let mut http = builder.clone().http().build().unwrap().layer(Http);
+        let made = allocations(requests(Method::GET, 4), served(&mut http));
+        assert!(made < 50, "http, {builder:?}: {made}");
+    }
+    let mut shed = LoadShedLayer::new().layer(Noop);
+    let made = allocations(vec![(); 10_010], served(&mut shed));
+    assert!(made < 50, "load shed: {made}");
+    let mut throttled = ThrottleLayer::http(Default::default()).unwrap().layer(Http);
+    let made = allocations(requests(Method::GET, 4), served(&mut throttled));
+    assert!(made < 50, "throttle: {made}");
+    let mut service = LimitLayer::concurrency(1).build().unwrap().layer(Noop);
+    let held = service.call(());
+    let made = allocations(vec![(); 10_010], served(&mut service));
+    assert!(made < 50, "refused: {made}");
+    drop(held);
 }

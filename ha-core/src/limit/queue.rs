@@ -13,7 +13,8 @@ pub struct QueueConfig {
     /// The wait that is good. Default 5 ms. While the shortest wait of an `interval` was longer, the queue does not absorb a
     /// burst but stands, and nobody waits for more than twice this.
     pub target: Duration,
-    /// The longest wait while the queue does not stand, and how long it is watched before it is said to. Default 100 ms.
+    /// The longest wait while the queue does not stand, and how long it is watched before it is said to. Default 100 ms. It should be at
+    /// least twice the time that requests take: where they all take equally long, places become free in batches that far apart.
     pub interval: Duration,
     /// Who goes first within a priority. Default [`Order::Fifo`].
     pub order: Order,
@@ -129,7 +130,7 @@ struct Waiter<T> {
 /// Those who wait for a place, by priority and within bounds.
 ///
 /// Controlled delay in the form that Facebook uses for requests (Maurer, "Fail at Scale", ACM Queue 13/8, 2015, after Nichols and
-/// Jacobson's CoDel): a queue that has not been nearly empty for a whole `interval` stands, and then a wait is cut at
+/// Jacobson's CoDel): a queue that has not been empty for a whole `interval` stands, and then a wait is cut at
 /// twice the `target`. CoDel's own law, which drops one packet more and more often, relies on senders that slow down for each drop;
 /// callers over HTTP do not. Each priority has its own state, so that a standing queue of batch jobs says nothing about those
 /// that go first.
@@ -282,6 +283,7 @@ impl<T> Class<T> {
                 break;
             }
             if let Some(waiter) = self.waiters.pop_front() {
+                self.delay.refused += 1;
                 refuse(Cause::Delay, waiter.value);
             }
         }
@@ -290,8 +292,11 @@ impl<T> Class<T> {
                 self.waiters.pop_back()
             } else {
                 self.waiters.pop_front()
-            }?;
+            };
+            self.delay.emptied |= self.waiters.is_empty();
+            let waiter = waiter?;
             if waiter.deadline.is_none_or(|deadline| deadline > now) {
+                self.delay.served += 1;
                 return Some(waiter.value);
             }
             refuse(Cause::Deadline, waiter.value);
@@ -299,13 +304,20 @@ impl<T> Class<T> {
     }
 }
 
-/// Whether a queue stands. It begins to when the shortest wait of an interval was longer than the target, and ends when the longest
-/// was not. With one condition for both, a full queue would be cut to nothing, look healthy for that, fill, and be cut again.
+/// Whether a queue stands.
+///
+/// It begins to when for an interval it was never empty, and the shortest wait was longer than the target. It ends when for an interval
+/// the longest wait was not, or when it was empty at times and more were served than refused. One condition for both would not
+/// do: a full queue that is cut to nothing looks healthy for that, fills, and is cut again. Neither would waits alone: where
+/// places become free in batches, because all work takes equally long, even a short queue waits for the next batch.
 #[derive(Debug, Default)]
 struct Delay {
     stands: bool,
     shortest: Duration,
     longest: Duration,
+    emptied: bool,
+    served: u32,
+    refused: u32,
     ends: Option<Instant>,
 }
 
@@ -319,14 +331,19 @@ impl Delay {
             ends => {
                 // After a pause nothing is known of the time before.
                 let fresh = ends.is_some_and(|ends| now < ends + config.interval);
-                let decides = if self.stands {
-                    self.longest
+                let stands = if self.stands {
+                    let drained = self.emptied && self.served > self.refused;
+                    self.longest > config.target && !drained
                 } else {
-                    self.shortest
+                    self.shortest > config.target && !self.emptied
                 };
-                self.stands = fresh && decides > config.target;
-                (self.shortest, self.longest) = (wait, wait);
-                self.ends = Some(now + config.interval);
+                *self = Self {
+                    stands: fresh && stands,
+                    shortest: wait,
+                    longest: wait,
+                    ends: Some(now + config.interval),
+                    ..Self::default()
+                };
             }
         }
         self.stands
