@@ -25,7 +25,8 @@ use crate::health;
 ///
 /// `grpc-retry-pushback-ms` adds to the cost of the endpoint for as long as it says. A negative one means "do not retry" and says nothing
 /// about the endpoint. What does not speak gRPC, as the 503 of a proxy in between, is read as [`Http`](super::Http) reads
-/// it, and a [`LocalReply`](crate::problem::LocalReply) tells nothing. [`Tried`] is looked for in the extensions, and a request is in flight until its answer has ended.
+/// it, and a [`LocalReply`](crate::problem::LocalReply) tells nothing. [`Tried`](crate::tried::Tried) is looked for in the extensions, and a
+/// request is in flight until its answer has ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Grpc;
 
