@@ -46,8 +46,8 @@ pub enum Trip {
     Probe,
 }
 
-/// Leave to make one call. Give it back with [`Breaker::record`] or, when the call had no outcome,
-/// [`Breaker::release`]: a probe that is never given back blocks the next one.
+/// Leave to make one call. Give it back with [`Breaker::record`](super::Breaker::record) or, when the call had no outcome,
+/// [`Breaker::release`](super::Breaker::release): a probe that is never given back blocks the next one.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a probe that is never given back blocks the next one"]
 pub struct Permit(NonZeroU64);
