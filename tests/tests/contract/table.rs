@@ -1,10 +1,11 @@
-//! `docs/contract-matrix.md` from the rows, and `docs/layer-order.md` against the tests that it names.
+//! `docs/contract-matrix.md` from the rows, of which every layer has one, and `docs/layer-order.md` against the tests that it names.
 //!
 //! Fails when the matrix is not what the rows say. `HA_BLESS=1` writes it:
 //! `HA_BLESS=1 cargo test -p ha-testbed --test contract table`
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::Path;
 use std::process::Command;
 
 use super::rows::{LAWS, ROWS};
@@ -52,6 +53,40 @@ fn matrix() -> String {
         }
     }
     table + "\n\n"
+}
+
+/// The types that are layers, by the source of a crate.
+fn layers_in(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            layers_in(&path, found);
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).unwrap();
+        let code = source.lines().filter(|line| line.starts_with("impl<S"));
+        for (_, layer) in code.filter_map(|line| line.split_once(" Layer<S> for ")) {
+            let end = layer.find(|letter: char| !letter.is_alphanumeric());
+            found.insert(layer[..end.unwrap_or(layer.len())].to_owned());
+        }
+    }
+}
+
+#[test]
+fn every_layer_of_the_workspace_has_a_row() {
+    let mut layers = BTreeSet::new();
+    for krate in ["ha-tower", "ha-db", "ha-session"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        layers_in(&root.join(krate).join("src"), &mut layers);
+    }
+    assert!(layers.contains("RetryLayer"), "{layers:?}");
+    for layer in layers {
+        let has_row = ROWS.iter().any(|row| {
+            let path = row.layer.split(' ').next().unwrap();
+            path.rsplit("::").next() == Some(&layer)
+        });
+        assert!(has_row, "{layer} has no row");
+    }
 }
 
 #[test]
