@@ -19,11 +19,11 @@ use crate::run::{Failure, Step};
 use crate::workspace;
 
 /// The benches that exist, one file or folder each in `benches/benches`.
-pub(crate) const NAMES: [&str; 7] = [
-    "balance", "breaker", "hash", "hedge", "retry", "storm", "tail",
+pub(crate) const NAMES: [&str; 10] = [
+    "balance", "breaker", "hash", "hedge", "limit", "overload", "retry", "shed", "storm", "tail",
 ];
 /// Those among them that print their own table and write their own rows.
-const LOAD_TESTS: [&str; 2] = ["storm", "tail"];
+const LOAD_TESTS: [&str; 3] = ["overload", "storm", "tail"];
 /// Those that have a `BENCH_memory` beside them, which counts.
 const COUNTED: [&str; 1] = ["balance"];
 /// Those that have peers in the other workspace.
