@@ -37,6 +37,7 @@ struct Line {
     p50: Duration,
     p99: Duration,
     refused_per_second: f64,
+    wasted_per_second: f64,
     critical_ratio: f64,
 }
 
@@ -74,6 +75,8 @@ async fn line(name: &'static str, factor: f64, protect: impl FnOnce(Router) -> R
         name,
         good_per_second: sum(|tally| tally.good) / MEASURE.as_secs_f64(),
         refused_per_second: sum(|tally| tally.refused) / MEASURE.as_secs_f64(),
+        // The warm-up counts here, and its length with it.
+        wasted_per_second: service.wasted() as f64 / (WARM_UP + MEASURE).as_secs_f64(),
         p50: quantile(0.5),
         p99: quantile(0.99),
         critical_ratio: tallies[0].good as f64 / tallies[0].sent as f64,
@@ -115,13 +118,21 @@ fn main() {
     let lines = runtime.block_on(measure());
     let (idle, peak) = (&lines[0], &lines[1]);
     println!(
-        "\n{:<18} {:>8} {:>8} {:>9} {:>9} {:>9} {:>10} {:>10}",
-        "overload", "good/s", "of peak", "p50 ms", "p99 ms", "p99/idle", "refused/s", "critical"
+        "\n{:<18} {:>8} {:>8} {:>9} {:>9} {:>9} {:>10} {:>9} {:>10}",
+        "overload",
+        "good/s",
+        "of peak",
+        "p50 ms",
+        "p99 ms",
+        "p99/idle",
+        "refused/s",
+        "wasted/s",
+        "critical"
     );
     for line in &lines {
         let ms = |latency: Duration| latency.as_secs_f64() * 1e3;
         println!(
-            "{:<18} {:>8.0} {:>7.1}% {:>9.1} {:>9.1} {:>8.2}x {:>10.0} {:>9.2}%",
+            "{:<18} {:>8.0} {:>7.1}% {:>9.1} {:>9.1} {:>8.2}x {:>10.0} {:>9.0} {:>9.2}%",
             line.name,
             line.good_per_second,
             100.0 * line.good_per_second / peak.good_per_second,
@@ -129,6 +140,7 @@ fn main() {
             ms(line.p99),
             ms(line.p99) / ms(idle.p99),
             line.refused_per_second,
+            line.wasted_per_second,
             100.0 * line.critical_ratio,
         );
     }
