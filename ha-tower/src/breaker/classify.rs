@@ -103,7 +103,7 @@ pub(crate) fn refused_by<E: 'static>(error: &E) -> Option<&(dyn StdError + 'stat
 }
 
 /// Whether this very error says that the request was refused in this process before it was sent.
-pub(crate) fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
+fn is_refusal(error: &(dyn StdError + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<Error>() {
         return error.is_open();
     }

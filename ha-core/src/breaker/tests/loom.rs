@@ -16,6 +16,19 @@ fn breaker(consecutive_failures: u32, now: Instant) -> Arc<Breaker> {
     Arc::new(Breaker::new(config, now).unwrap())
 }
 
+/// What `step` gives on two threads at once.
+fn both(
+    breaker: &Arc<Breaker>,
+    step: impl Fn(&Breaker) -> bool + Copy + Send + 'static,
+) -> (bool, bool) {
+    let other = {
+        let breaker = breaker.clone();
+        thread::spawn(move || step(&breaker))
+    };
+    let mine = step(breaker);
+    (mine, other.join().unwrap())
+}
+
 #[test]
 fn two_threads_that_ask_for_the_probe_get_one() {
     let now = Instant::now();
@@ -24,12 +37,7 @@ fn two_threads_that_ask_for_the_probe_get_one() {
         let permit = breaker.try_admit(now).unwrap();
         breaker.record(permit, Outcome::Failure, now, 0.0);
         let later = now + Duration::from_secs(60);
-        let other = {
-            let breaker = breaker.clone();
-            thread::spawn(move || breaker.try_admit(later).is_ok())
-        };
-        let mine = breaker.try_admit(later).is_ok();
-        let theirs = other.join().unwrap();
+        let (mine, theirs) = both(&breaker, move |b: &Breaker| b.try_admit(later).is_ok());
         assert!(mine ^ theirs);
     });
 }
@@ -44,12 +52,7 @@ fn two_failures_at_once_trip_it_exactly_once() {
                 .try_admit(now)
                 .is_ok_and(|permit| breaker.record(permit, Outcome::Failure, now, 0.0).is_some())
         };
-        let other = {
-            let breaker = breaker.clone();
-            thread::spawn(move || fail(&breaker))
-        };
-        let mine = fail(&breaker);
-        let theirs = other.join().unwrap();
+        let (mine, theirs) = both(&breaker, fail);
         assert!(mine ^ theirs);
         assert_eq!(breaker.snapshot(now).trips, 1);
     });
@@ -148,12 +151,7 @@ fn two_slow_calls_at_once_trip_it_exactly_once() {
                 changed.is_some()
             })
         };
-        let other = {
-            let breaker = breaker.clone();
-            thread::spawn(move || slow(&breaker))
-        };
-        let mine = slow(&breaker);
-        let theirs = other.join().unwrap();
+        let (mine, theirs) = both(&breaker, slow);
         assert!(mine ^ theirs);
     });
 }
@@ -168,12 +166,7 @@ fn a_probe_given_up_is_replaced_once() {
         let open = now + Duration::from_secs(60);
         let lost = breaker.try_admit(open).unwrap();
         let later = open + Duration::from_secs(60);
-        let other = {
-            let breaker = breaker.clone();
-            thread::spawn(move || breaker.try_admit(later).is_ok())
-        };
-        let mine = breaker.try_admit(later).is_ok();
-        let theirs = other.join().unwrap();
+        let (mine, theirs) = both(&breaker, move |b: &Breaker| b.try_admit(later).is_ok());
         assert!(mine ^ theirs);
         breaker.release(lost);
         assert!(!breaker.would_admit(later));
