@@ -62,6 +62,16 @@ fn code(state: health::State) -> u32 {
     }
 }
 
+fn decode(flags: u32) -> health::State {
+    match flags & HEALTH {
+        1 => health::State::Passing,
+        2 => health::State::Failing,
+        3 => health::State::Draining,
+        4 => health::State::RegionSick,
+        _ => health::State::Unchecked,
+    }
+}
+
 impl State {
     pub(super) fn new(
         key: EndpointKey,
@@ -134,13 +144,7 @@ impl State {
     }
 
     pub(crate) fn health(&self) -> health::State {
-        match self.flags() & HEALTH {
-            1 => health::State::Passing,
-            2 => health::State::Failing,
-            3 => health::State::Draining,
-            4 => health::State::RegionSick,
-            _ => health::State::Unchecked,
-        }
+        decode(self.flags())
     }
 
     /// Takes what an active check has decided.
@@ -150,14 +154,14 @@ impl State {
     }
 
     fn change_health(&self, to: health::State, available: bool) {
-        let from = self.health();
         let set = |flags: u32| {
             let kept = flags & !(HEALTH | AVAILABLE) | code(to);
             Some(kept | if available { AVAILABLE } else { WAS_OUT })
         };
         let order = Ordering::Relaxed;
-        // Never refused.
-        let _ = self.flags.fetch_update(order, order, set);
+        // Never refused. A check and a response that drains may come at once, and each tells what it has changed.
+        let (Ok(before) | Err(before)) = self.flags.fetch_update(order, order, set);
+        let from = decode(before);
         self.changes.check_changed(&self.key, from, to);
         self.changes.mark();
         if from != to {
@@ -274,6 +278,10 @@ impl State {
                 let now = now();
                 if ramp.factor(now) >= 1.0 {
                     self.flags.fetch_and(!RAMPING, Ordering::Relaxed);
+                    // It may have come back once more meanwhile.
+                    if ramp.factor(now) < 1.0 {
+                        self.flags.fetch_or(RAMPING, Ordering::Relaxed);
+                    }
                     return true;
                 }
                 ramp.accepts(now, random())
