@@ -1,4 +1,4 @@
-//! What it costs to refuse a request, beside tower and tower-resilience.
+//! What it costs to refuse a request, beside tower.
 //!
 //! Cases: `error` is the generic form; `http` makes an answer with `Retry-After` and a problem document; `rate` is a 429 whose `Retry-After`
 //! is of this key; `queue_full` asks a queue that is full; `not_ready` sheds what the service inside is not ready for.
@@ -84,26 +84,11 @@ fn shed(criterion: &mut Criterion) {
         .build()
         .unwrap();
     let _inside = runtime.enter();
-    let mut context = Context::from_waker(Waker::noop());
-
     let mut service = LimitLayer::concurrency(1).build().unwrap().layer(Stuck);
     let _held = Service::<()>::call(&mut service, ());
     group.bench_function(BenchmarkId::new("error", "ours"), |b| {
         b.iter(|| refused(&mut service, ()).unwrap_err());
     });
-    let layer = tower_resilience_bulkhead::BulkheadLayer::builder()
-        .max_concurrent_calls(1)
-        .reject_when_full()
-        .build()
-        .unwrap();
-    let mut service = layer.layer(Stuck);
-    assert!(Service::<()>::poll_ready(&mut service, &mut context).is_ready());
-    let mut held = Box::pin(Service::<()>::call(&mut service, ()));
-    assert!(held.as_mut().poll(&mut context).is_pending());
-    group.bench_function(BenchmarkId::new("error", "tower_resilience"), |b| {
-        b.iter(|| refused::<(), _>(&mut service, ()).map(drop).unwrap_err());
-    });
-
     let queue = QueueConfig {
         capacity: 1,
         ..QueueConfig::default()

@@ -1,5 +1,7 @@
 mod adaptive;
 mod limit;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outer;
 mod queue;
 #[cfg(feature = "rate-limit")]
