@@ -71,6 +71,8 @@ pub fn work() {
 ///
 /// # Panics
 /// When it waits.
+// Awaited where it was made, a future is not copied; called, it would be.
+#[inline(always)]
 pub fn at_once<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     match future

@@ -19,8 +19,7 @@
 //! | that your client stops hammering a server that refuses | [`ThrottleLayer`] | 503 |
 //! | that a service of tower's that is not ready refuses instead of letting wait | [`LoadShedLayer`] | 503 |
 //!
-//! Of the algorithms, [`Gradient2`] (default) bears latencies that differ widely; [`Vegas`] holds latency lower where requests are alike and
-//! few run at once; [`Aimd`] is for a client whose server says 429 or 503.
+//! Of the algorithms, [`Vegas`] (default) holds latency lowest; [`Gradient2`] bears latencies that differ widely, and lets them rise further; [`Aimd`] is for a client whose server says 429 or 503.
 //!
 //! # The rules
 //!

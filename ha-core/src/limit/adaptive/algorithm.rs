@@ -15,9 +15,10 @@ pub enum Algorithm {
 }
 
 impl Default for Algorithm {
-    /// [`Gradient2`].
+    /// [`Vegas`]: at four times the capacity it holds p99 at twice that of an idle server, which [`Gradient2`] does not on a machine
+    /// that has other things to do.
     fn default() -> Self {
-        Self::Gradient2(Gradient2::default())
+        Self::Vegas(Vegas::default())
     }
 }
 
