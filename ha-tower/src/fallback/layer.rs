@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
 use ha_core::config::ConfigError;
+use http::request;
 use tower_layer::Layer;
 
-use super::{Answer, Elsewhere, Failures, Fallback, FromHead};
+use super::{Answer, Elsewhere, Failures, Fallback, FromHead, Reason};
 
 /// What is kept is kept per request.
 const MOST_KEPT: usize = 64 * 1024 * 1024;
@@ -20,14 +21,23 @@ pub struct FallbackLayer<K, W = Failures> {
 
 impl<F> FallbackLayer<Answer<F>> {
     /// A closure that is told why, and returns a future of a response. Nothing is kept of the request.
-    pub fn answer(answer: F) -> Builder<Answer<F>> {
+    pub fn answer<Fut>(answer: F) -> Builder<Answer<F>>
+    where
+        // Asked here already, or the compiler could not infer the types of a closure's arguments.
+        F: Fn(Reason) -> Fut,
+        Fut: Future,
+    {
         Builder::new(Answer(answer))
     }
 }
 
 impl<F> FallbackLayer<FromHead<F>> {
     /// A closure that gets the head of the request and why, and returns a future of a response. Costs every request a copy of its head.
-    pub fn from_head(answer: F) -> Builder<FromHead<F>> {
+    pub fn from_head<Fut>(answer: F) -> Builder<FromHead<F>>
+    where
+        F: Fn(request::Parts, Reason) -> Fut,
+        Fut: Future,
+    {
         Builder::new(FromHead(answer))
     }
 }

@@ -174,7 +174,7 @@ impl<B> KeyOf<Request<B>> for HttpKey {
     }
 }
 
-/// A key that a function says, for requests of any kind. Made by [`Builder::key_by`].
+/// A key that a function says, for requests of any kind. Made by [`RateBuilder::key_by`].
 pub struct KeyBy<F, K> {
     key: F,
     kind: PhantomData<fn() -> K>,
