@@ -106,17 +106,26 @@ impl Flight {
         self.state.as_ref().map(|state| &state.key)
     }
 
-    /// Takes the outcome, and returns what holds the request in flight. None when it was taken before.
+    /// Takes the outcome, and returns what holds the request in flight.
+    ///
+    /// # Panics
+    /// When it was taken before.
     #[inline]
-    pub(super) fn finish(&mut self, verdict: &Verdict) -> Option<InFlight> {
+    pub(super) fn finish(&mut self, verdict: &Verdict) -> InFlight {
         // Gone before anything can panic, so that what is left is dropped without asking the breaker again.
         let permit = self.permit.take();
-        let took = settle_all(self.state.as_ref()?, permit, verdict, self.started);
-        Some(InFlight {
-            state: self.state.take()?,
+        let took = match &self.state {
+            Some(state) => settle_all(state, permit, verdict, self.started),
+            None => None,
+        };
+        let Some(state) = self.state.take() else {
+            panic!("response future polled after completion")
+        };
+        InFlight {
+            state,
             lane: self.lane.take(),
             took,
-        })
+        }
     }
 }
 

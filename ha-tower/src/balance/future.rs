@@ -98,9 +98,7 @@ where
             }
         };
         let verdict = this.protocol.classify(result.as_ref());
-        let Some(in_flight) = this.flight.finish(&verdict) else {
-            panic!("response future polled after completion")
-        };
+        let in_flight = this.flight.finish(&verdict);
         Poll::Ready(match result {
             Ok(response) => Ok(this.protocol.finish(response, in_flight)),
             Err(source) => Err(Error::Endpoint {
