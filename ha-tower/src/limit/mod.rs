@@ -33,7 +33,8 @@
 //!    header. No header is trusted by default. A full queue lets a sheddable request go for a critical one.
 //! 6. **An adaptive limit** stays within its bounds, does not rise while it is not used, and measures the undisturbed latency anew every
 //!    half a minute. What was refused in this process teaches it nothing. Latency is measured up to the response head.
-//! 7. **Refusals are cheap**: answers are made once, when the layer is built, and copied.
+//! 7. **Refusals are cheap**: answers are made once, when the layer is built, and copied. With the feature `metrics` each is counted, and
+//!    its labels are two small allocations.
 //!
 //! # Refusals are not failures of the upstream
 //!
