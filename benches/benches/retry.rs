@@ -8,7 +8,6 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::hint::black_box;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -105,7 +104,7 @@ where
                         let mut service = service.clone();
                         scope.spawn(move || {
                             for _ in 0..calls.div_ceil(threads) {
-                                once(&mut service, black_box(()));
+                                once(&mut service, ());
                             }
                         });
                     }
