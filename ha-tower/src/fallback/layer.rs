@@ -42,7 +42,7 @@ impl<F> FallbackLayer<FromHead<F>> {
     }
 }
 
-impl<S> FallbackLayer<Elsewhere<S>> {
+impl<S: Clone> FallbackLayer<Elsewhere<S>> {
     /// Another service, which gets the request. Costs every request a copy of its head, and memory for its body up to
     /// [`replay_limit`](Builder::replay_limit).
     pub fn service(service: S) -> Builder<Elsewhere<S>> {

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 /// What a [`GenericRetry`](super::GenericRetry) needs to know about requests and outcomes.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no retry policy for requests of type `{Req}` with responses `{Res}` and errors `{E}`",
-    note = "implement `ha_tower::retry::generic::Policy`, or use `OnError` or `Classify` for requests that are `Clone`"
+    label = "does not say which outcomes ask for another attempt",
+    note = "for requests that are `Clone` take `OnError`, or `Classify::new(|outcome: Result<&Response, &Error>| -> Verdict)` around a closure; for others implement `ha_tower::retry::generic::Policy`"
 )]
 pub trait Policy<Req, Res, E> {
     /// A copy of the request for another attempt; `None` when there must or can be none. Asked before each attempt that may
