@@ -1,0 +1,247 @@
+//! From the changes of a request to what is stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::state::{Cookie, Seen};
+use super::{OnConflict, Session};
+use crate::cookie::Presented;
+use crate::error::SessionError;
+use crate::id::SessionId;
+use crate::record::{Change, Patch, Record, Version};
+use crate::store::{Commit, Ending, Gone, Outcome, StoreError};
+
+impl Session {
+    /// Commits now what would be committed when the request ends, for a handler that must know the outcome before it
+    /// goes on. What changes afterwards is committed at the end.
+    ///
+    /// # Errors
+    /// Every [`SessionError`] of a commit; the changes are still there to be committed again, except after
+    /// [`SessionError::Ended`], [`SessionError::Superseded`] and [`SessionError::Conflict`], which drop them.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the commit is stored as a whole or not at all; the changes stay in the session and
+    /// the end of the request commits them (again, which changes nothing).
+    pub async fn commit(&self) -> Result<(), SessionError> {
+        let _gate = self.inner.gate.lock().await;
+        self.commit_destroy().await?;
+        let (patch, rotate) = {
+            let state = self.state();
+            (state.patch.clone(), state.rotate)
+        };
+        if patch.is_empty() && !rotate {
+            return Ok(());
+        }
+        let result = self.commit_patch(&patch, rotate).await;
+        let mut state = self.state();
+        match &result {
+            Ok(()) => {
+                state.wrote = true;
+                state.patch.subtract(&patch);
+                // A clone may have asked for one since.
+                state.rotate &= !rotate;
+            }
+            Err(SessionError::Ended | SessionError::Superseded | SessionError::Conflict { .. }) => {
+                state.patch.clear();
+                state.rotate = false;
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    async fn commit_destroy(&self) -> Result<(), SessionError> {
+        let (current, drawn) = {
+            let state = self.state();
+            if !state.destroy {
+                return Ok(());
+            }
+            (state.current.map(|presented| presented.id), state.drawn)
+        };
+        for id in [current, drawn].into_iter().flatten() {
+            let store = &self.inner.shared.store;
+            self.within(store.destroy(id.key()))
+                .await
+                .map_err(not_committed)?;
+        }
+        let mut state = self.state();
+        state.destroy = false;
+        state.drawn = None;
+        state.seen = Seen::Nothing;
+        if state.current.take().is_some() {
+            state.wrote = true;
+            state.cookie = Cookie::Clear;
+        }
+        Ok(())
+    }
+
+    async fn commit_patch(&self, patch: &Patch, rotate: bool) -> Result<(), SessionError> {
+        let (current, blind, nothing) = {
+            let state = self.state();
+            if let Seen::Unknown(error) = &state.seen {
+                return Err(SessionError::Unknown(Arc::clone(error)));
+            }
+            let blind = matches!(state.seen, Seen::NotAsked);
+            (state.current, blind, matches!(state.seen, Seen::Nothing))
+        };
+        if let (Some(presented), false) = (current, nothing) {
+            let (id, outcome) = if rotate {
+                self.commit_rotation(presented.id, patch).await?
+            } else {
+                let commit = self.update(presented.id, patch);
+                (presented.id, self.send(commit).await?)
+            };
+            match outcome {
+                Outcome::Committed(record) => {
+                    self.adopt(id, record);
+                    return Ok(());
+                }
+                Outcome::Gone(gone) if blind && self.was_gone_before(gone) => {}
+                other => return Err(self.refused(other, patch)),
+            }
+        }
+        self.commit_new(patch).await
+    }
+
+    fn update(&self, id: SessionId, patch: &Patch) -> Commit {
+        let settings = &self.inner.shared.settings;
+        let mut commit = Commit::update(
+            id.key(),
+            patch.clone(),
+            settings.expiry,
+            settings.max_session,
+        );
+        commit.expected = self.expected(patch);
+        commit
+    }
+
+    /// Commits under the next id. One try that was not confirmed may be stored all the same: then this client is the only one
+    /// who is to know the next id, and the rest is committed under it.
+    async fn commit_rotation(
+        &self,
+        id: SessionId,
+        patch: &Patch,
+    ) -> Result<(SessionId, Outcome), SessionError> {
+        let (next, again) = self.draw(|| id.successor())?;
+        let mut commit = self.update(id, patch);
+        commit.rotate_to = Some(next.key());
+        let outcome = self.send(commit).await?;
+        if !again || outcome != Outcome::Superseded {
+            return Ok((next, outcome));
+        }
+        let mut rest = self.update(next, patch);
+        rest.expected = None;
+        Ok(match self.send(rest).await? {
+            Outcome::Gone(_) => (next, Outcome::Superseded),
+            outcome => (next, outcome),
+        })
+    }
+
+    async fn commit_new(&self, patch: &Patch) -> Result<(), SessionError> {
+        // Only a session with something in it is worth an id.
+        if !patch.iter().any(|(_, change)| *change != Change::Remove) {
+            return Ok(());
+        }
+        let (id, _) = self.draw(SessionId::random)?;
+        let settings = &self.inner.shared.settings;
+        let commit = Commit::create(
+            id.key(),
+            patch.clone(),
+            settings.expiry,
+            settings.max_session,
+        );
+        match self.send(commit).await? {
+            Outcome::Committed(record) => {
+                self.adopt(id, record);
+                Ok(())
+            }
+            other => Err(self.refused(other, patch)),
+        }
+    }
+
+    /// The id that an unconfirmed commit was made under, and true, or a new one.
+    fn draw(
+        &self,
+        new: impl FnOnce() -> Result<SessionId, getrandom::Error>,
+    ) -> Result<(SessionId, bool), SessionError> {
+        let mut state = self.state();
+        if let Some(drawn) = state.drawn {
+            return Ok((drawn, true));
+        }
+        let id = new().map_err(SessionError::Random)?;
+        state.drawn = Some(id);
+        Ok((id, false))
+    }
+
+    /// Whether the session had ended before this request began, by two durations, so that no clocks are compared.
+    /// Otherwise it ended under the request, whose changes must not live on in another session.
+    fn was_gone_before(&self, gone: Gone) -> bool {
+        match (gone.ending, gone.ago) {
+            (Ending::Missing, _) => true,
+            (_, Some(ago)) => ago > self.inner.started.elapsed(),
+            (_, None) => false,
+        }
+    }
+
+    fn expected(&self, patch: &Patch) -> Option<BTreeMap<String, Version>> {
+        if self.inner.shared.settings.on_conflict != OnConflict::Refuse {
+            return None;
+        }
+        let state = self.state();
+        let Seen::Found(record) = &state.seen else {
+            return None;
+        };
+        let seen = |name: &str| {
+            let value = record.values.get(name);
+            (name.to_owned(), value.map_or(Version::ZERO, |v| v.version))
+        };
+        Some(patch.iter().map(|(name, _)| seen(name)).collect())
+    }
+
+    async fn send(&self, commit: Commit) -> Result<Outcome, SessionError> {
+        self.within(self.inner.shared.store.commit(commit))
+            .await
+            .map_err(not_committed)
+    }
+
+    fn adopt(&self, id: SessionId, record: Record) {
+        let presented = Presented {
+            id,
+            floor: record.version,
+        };
+        let mut state = self.state();
+        state.current = Some(presented);
+        state.drawn = None;
+        state.cookie = Cookie::Set(presented, record.absolute_left);
+        state.seen = Seen::Found(record);
+    }
+
+    fn refused(&self, outcome: Outcome, patch: &Patch) -> SessionError {
+        match outcome {
+            Outcome::Gone(_) | Outcome::Committed(_) => SessionError::Ended,
+            Outcome::Superseded => SessionError::Superseded,
+            Outcome::Conflict { keys } => SessionError::Conflict { keys },
+            Outcome::TooLarge { bytes } => SessionError::SessionTooLarge {
+                key: largest(patch),
+                bytes,
+                max: self.inner.shared.settings.max_session,
+            },
+        }
+    }
+}
+
+fn not_committed(error: StoreError) -> SessionError {
+    SessionError::NotCommitted(Arc::new(error))
+}
+
+fn largest(patch: &Patch) -> String {
+    patch
+        .iter()
+        .filter_map(|(name, change)| match change {
+            Change::Set(bytes) => Some((bytes.len(), name)),
+            Change::Remove => None,
+        })
+        .max()
+        .map(|(_, name)| name.to_owned())
+        .unwrap_or_default()
+}

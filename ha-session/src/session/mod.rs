@@ -1,0 +1,204 @@
+//! The handle that a handler works with.
+
+mod commit;
+mod finish;
+mod state;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+pub(crate) use self::state::{Effects, Settings, Shared};
+use self::state::{Seen, State};
+use crate::cookie::Presented;
+use crate::error::SessionError;
+use crate::record::Change;
+use crate::value;
+
+/// What happens when two requests under way at the same time change the same value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnConflict {
+    /// The commit that comes last wins. The default, because it needs no read.
+    #[default]
+    LastWriter,
+    /// The later commit is refused with [`SessionError::Conflict`] when the request had read the session before.
+    Refuse,
+}
+
+/// The session of the request under way.
+///
+/// Nothing is read before the first [`get`](Self::get) or [`exists`](Self::exists), nothing is written before the
+/// handler has answered, and a request that only changes values reads nothing at all. Changes are committed before the
+/// answer leaves, whatever its status; if that fails the client gets an error instead of the handler's answer. Clones are
+/// the same session.
+///
+/// Without a session every read says "nothing there"; the first [`insert`](Self::insert) starts one under an id that
+/// is always new and never taken from the request, so that nobody can be made to use an id that somebody else knows.
+#[derive(Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    started: Instant,
+    /// Held over every conversation with the store, so that clones do not load or commit twice.
+    gate: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<Shared>, presented: Option<Presented>) -> Self {
+        let state = State {
+            current: presented,
+            ..State::default()
+        };
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                started: Instant::now(),
+                gate: tokio::sync::Mutex::new(()),
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
+    /// Reads the value `key`, with the changes that this request made.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`] when the store cannot say, [`SessionError::Decode`] when the value is of another type,
+    /// [`SessionError::ValueFormat`] when a newer version wrote it.
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing, and a later call reads anew.
+    pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, SessionError> {
+        if let Some(change) = self.pending(key) {
+            return match change {
+                Change::Set(bytes) => value::decode(key, &bytes).map(Some),
+                Change::Remove => Ok(None),
+            };
+        }
+        self.load().await?;
+        let stored = match &self.state().seen {
+            Seen::Found(record) => record.values.get(key).map(|value| value.bytes.clone()),
+            _ => None,
+        };
+        stored.map(|bytes| value::decode(key, &bytes)).transpose()
+    }
+
+    fn pending(&self, key: &str) -> Option<Change> {
+        let mut state = self.state();
+        state.read = true;
+        state.patch.get(key).cloned()
+    }
+
+    /// Writes `value` under `key` when the request ends.
+    ///
+    /// # Errors
+    /// [`SessionError::ValueTooLarge`] or [`SessionError::SessionTooLarge`] with name and sizes,
+    /// [`SessionError::BadName`], [`SessionError::Encode`]. The session is as before then.
+    pub fn insert<T: Serialize>(&self, key: &str, value: T) -> Result<(), SessionError> {
+        value::check_name(key)?;
+        let bytes = Bytes::from(value::encode(key, &value)?);
+        let settings = &self.inner.shared.settings;
+        if bytes.len() > settings.max_value {
+            return Err(SessionError::ValueTooLarge {
+                key: key.to_owned(),
+                bytes: bytes.len(),
+                max: settings.max_value,
+            });
+        }
+        let mut state = self.state();
+        let mut patch = state.patch.clone();
+        patch.set(key, bytes);
+        let size = match &state.seen {
+            Seen::Found(record) => record.size_with(&patch),
+            _ => patch.size(),
+        };
+        if size > settings.max_session {
+            return Err(SessionError::SessionTooLarge {
+                key: key.to_owned(),
+                bytes: size,
+                max: settings.max_session,
+            });
+        }
+        state.patch = patch;
+        Ok(())
+    }
+
+    /// Removes the value `key` when the request ends.
+    pub fn remove(&self, key: &str) {
+        let mut state = self.state();
+        // Without a session there is nothing to remove, and removing must not start one.
+        if state.current.is_some() || state.patch.get(key).is_some() {
+            state.patch.remove(key);
+        }
+    }
+
+    /// Gives the session a new id when the request ends, in one step with the changes of this request.
+    ///
+    /// Call it whenever rights change: at sign-in above all. The old id answers reads for
+    /// [`ROTATION_GRACE`](crate::ROTATION_GRACE) more, with the values from *before* this request, and takes no writes:
+    /// whoever planted or stole the old id gains nothing of what follows.
+    pub fn rotate(&self) {
+        self.state().rotate = true;
+    }
+
+    /// Ends the session when the request ends, and takes the cookie back.
+    ///
+    /// Changes made before are dropped. Values inserted afterwards start another session under a new id.
+    pub fn destroy(&self) {
+        let mut state = self.state();
+        state.destroy = true;
+        state.seen = Seen::Nothing;
+        state.rotate = false;
+        state.patch.clear();
+    }
+
+    /// Whether there is a stored session that this request did not end.
+    ///
+    /// # Errors
+    /// [`SessionError::Unknown`] when the store cannot say.
+    ///
+    /// # Cancel safety
+    /// Safe: it changes nothing.
+    pub async fn exists(&self) -> Result<bool, SessionError> {
+        self.state().read = true;
+        self.load().await?;
+        Ok(matches!(self.state().seen, Seen::Found(_)))
+    }
+
+    /// The SHA-256 of the id in hexadecimal, for logs. The id itself is never shown. `None` before the first commit of
+    /// a new session.
+    #[must_use]
+    pub fn id(&self) -> Option<String> {
+        self.state()
+            .current
+            .map(|presented| presented.id.key().to_string())
+    }
+
+    pub(crate) fn retry_after(&self) -> Duration {
+        self.inner.shared.settings.retry_after
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
