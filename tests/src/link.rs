@@ -14,15 +14,19 @@
 //! link.restore().await?;
 //! link.silence().await?;                  // connections stay open and carry nothing, new ones hang
 //! link.restore().await?;                  // what was held back arrives
+//! link.silence_to_client().await?;        // the server hears and is not heard
+//! link.restore().await?;
 //! # Ok(()) }
 //! ```
 //!
-//! The two ways to break a link are what the two kinds of failure look like from outside:
+//! The ways to break a link are what the kinds of failure look like from outside:
 //!
 //! | | connections that exist | new connections | what it stands for |
 //! |---|---|---|---|
 //! | [`Link::cut`] | are reset at once | are refused at once | the process died; a firewall that rejects |
+//! | [`Link::refuse`] | go on | are refused at once | a server out of connections; a firewall that rejects what is new |
 //! | [`Link::silence`] | stay open, no byte moves | are accepted by the kernel and hang | a frozen machine, a pulled cable, a firewall that drops |
+//! | [`Link::silence_to_server`], [`Link::silence_to_client`] | stay open, bytes move the other way only | hang | a route or a firewall that is broken in one direction |
 //!
 //! What a link cannot show: lost or reordered packets (TCP would hide them), and connect attempts that get no answer to
 //! their SYN, because the kernel completes handshakes for a listening socket by itself.
@@ -51,8 +55,24 @@ const CHUNK: usize = 16 * 1024;
 enum Mode {
     #[default]
     Open,
+    Refusing,
     Cut,
-    Silent,
+    /// No byte moves towards these.
+    Silent {
+        to_server: bool,
+        to_client: bool,
+    },
+}
+
+impl Mode {
+    fn carries(self, direction: Direction) -> bool {
+        match (self, direction) {
+            (Self::Open | Self::Refusing, _) => true,
+            (Self::Cut, _) => false,
+            (Self::Silent { to_server, .. }, Direction::ToServer) => !to_server,
+            (Self::Silent { to_client, .. }, Direction::ToClient) => !to_client,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -143,7 +163,40 @@ impl Link {
     /// # Cancel safety
     /// Dropping the future may leave the link silent or not.
     pub async fn silence(&self) -> io::Result<()> {
-        self.change(Mode::Silent).await
+        self.hold(true, true).await
+    }
+
+    /// As [`Link::silence`] for what clients send; what the server sends still arrives.
+    ///
+    /// # Errors
+    /// As for [`Link::silence`].
+    ///
+    /// # Cancel safety
+    /// As for [`Link::silence`].
+    pub async fn silence_to_server(&self) -> io::Result<()> {
+        self.hold(true, false).await
+    }
+
+    /// As [`Link::silence`] for what the server sends; what clients send still arrives, and the server does it.
+    ///
+    /// # Errors
+    /// As for [`Link::silence`].
+    ///
+    /// # Cancel safety
+    /// As for [`Link::silence`].
+    pub async fn silence_to_client(&self) -> io::Result<()> {
+        self.hold(false, true).await
+    }
+
+    /// Refuses new connections and lets those that exist go on, until [`Link::restore`].
+    ///
+    /// # Errors
+    /// When the port could not be kept while nothing listens on it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the link refusing or not.
+    pub async fn refuse(&self) -> io::Result<()> {
+        self.change(Mode::Refusing).await
     }
 
     /// Makes the link whole again. Connections that were reset stay reset. Delays stay.
@@ -173,6 +226,14 @@ impl Link {
         self.state.send_modify(|state| state.to_client = delay);
     }
 
+    async fn hold(&self, to_server: bool, to_client: bool) -> io::Result<()> {
+        self.change(Mode::Silent {
+            to_server,
+            to_client,
+        })
+        .await
+    }
+
     async fn change(&self, mode: Mode) -> io::Result<()> {
         let gone = || io::Error::other("the task of the link has ended");
         let (done, outcome) = oneshot::channel();
@@ -190,7 +251,7 @@ impl Drop for Link {
     }
 }
 
-/// What holds the port: a listener, or while the link is cut a socket that is bound and does not listen, so that
+/// What holds the port: a listener, or while the link is cut or refuses a socket that is bound and does not listen, so that
 /// connects are refused and nobody else gets the port.
 enum Port {
     Listening(TcpListener),
@@ -243,14 +304,14 @@ impl Owner {
 
     fn turn(&self, port: Port, mode: Mode) -> (Port, io::Result<()>) {
         match (port, mode) {
-            (Port::Listening(listener), Mode::Cut) => {
+            (Port::Listening(listener), Mode::Cut | Mode::Refusing) => {
                 drop(listener);
                 match bind(self.addr) {
                     Ok(socket) => (Port::Refusing(Some(socket)), Ok(())),
                     Err(error) => (Port::Refusing(None), Err(error)),
                 }
             }
-            (Port::Refusing(socket), Mode::Open | Mode::Silent) => {
+            (Port::Refusing(socket), Mode::Open | Mode::Silent { .. }) => {
                 let socket = socket.map_or_else(|| bind(self.addr), Ok);
                 match socket.and_then(|socket| socket.listen(1024)) {
                     Ok(listener) => (Port::Listening(listener), Ok(())),
@@ -277,7 +338,7 @@ fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
 /// Carries one connection until both directions have ended, one of them fails, or the link is cut.
 async fn carry(mut client: TcpStream, target: SocketAddr, state: watch::Receiver<State>) {
     let server = async {
-        wait_open(&mut state.clone()).await;
+        wait_open(&mut state.clone(), Direction::ToServer).await;
         tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(target)).await
     };
     let mut server = tokio::select! {
@@ -327,7 +388,7 @@ async fn pump(
     let read = async move {
         let mut buffer = vec![0; CHUNK];
         loop {
-            wait_open(&mut reading).await;
+            wait_open(&mut reading, direction).await;
             let read = from.read(&mut buffer).await?;
             let delay = {
                 let state = reading.borrow();
@@ -347,7 +408,7 @@ async fn pump(
     let write = async move {
         while let Some((release, chunk)) = queued.recv().await {
             tokio::time::sleep_until(release).await;
-            wait_open(&mut writing).await;
+            wait_open(&mut writing, direction).await;
             match chunk {
                 Some(chunk) => to.write_all(&chunk).await?,
                 None => return to.shutdown().await,
@@ -358,10 +419,10 @@ async fn pump(
     tokio::try_join!(read, write).map(|_| ())
 }
 
-/// Returns when the link carries bytes. Never, if its owner is gone: then the connection is about to be aborted.
-async fn wait_open(state: &mut watch::Receiver<State>) {
+/// Returns when the link carries bytes that way. Never, if its owner is gone: then the connection is about to be aborted.
+async fn wait_open(state: &mut watch::Receiver<State>, direction: Direction) {
     if state
-        .wait_for(|state| state.mode == Mode::Open)
+        .wait_for(|state| state.mode.carries(direction))
         .await
         .is_err()
     {

@@ -148,3 +148,19 @@ async fn a_node_that_gives_up_during_the_start_ends_it_with_the_log() {
         "{text}"
     );
 }
+
+#[tokio::test]
+async fn a_switchover_hands_over_to_a_replica_that_has_everything() {
+    let (cluster, old) = started().await;
+    let new = cluster.switchover(DEADLINE).await.unwrap();
+    assert_ne!(new, old);
+    let client = cluster.nodes[new].client().await.unwrap();
+    let row = client.query_one("select count(*) from note", &[]).await;
+    assert_eq!(row.unwrap().get::<_, i64>(0), 1);
+    client
+        .batch_execute("insert into note values (2)")
+        .await
+        .unwrap();
+    cluster.wait_healthy(DEADLINE).await.unwrap();
+    assert_eq!(cluster.leader().await, Some(new));
+}

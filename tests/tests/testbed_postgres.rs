@@ -229,3 +229,58 @@ async fn clusters_started_at_once_do_not_meet() {
     let row = client.query_one(tables, &[]).await.unwrap();
     assert_eq!(row.get::<_, String>(0), "two");
 }
+
+#[tokio::test]
+async fn a_frozen_postmaster_serves_who_is_connected_and_nobody_else() {
+    let cluster = with_a_note(0).await;
+    let node = &cluster.nodes[0];
+    let open = node.client().await.unwrap();
+    node.freeze_postmaster().unwrap();
+    let row = open.query_one("select count(*) from note", &[]).await;
+    assert_eq!(row.unwrap().get::<_, i64>(0), 1);
+    let mut new = std::pin::pin!(node.client());
+    let short = Duration::from_millis(300);
+    assert!(
+        tokio::time::timeout(short, new.as_mut()).await.is_err(),
+        "a frozen postmaster answered"
+    );
+    node.thaw().unwrap();
+    let new = tokio::time::timeout(DEADLINE, new).await.unwrap().unwrap();
+    new.batch_execute("select 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_delayed_replica_shows_a_commit_no_earlier_than_that() {
+    let cluster = with_a_note(1).await;
+    let delay = Duration::from_millis(700);
+    cluster.delay_replay(1, delay).await.unwrap();
+    let client = cluster.nodes[0].client().await.unwrap();
+    let begun = std::time::Instant::now();
+    client
+        .batch_execute("insert into note values (2)")
+        .await
+        .unwrap();
+    cluster.wait_caught_up(0, DEADLINE).await.unwrap();
+    assert!(begun.elapsed() >= delay, "after {:?}", begun.elapsed());
+    assert_eq!(count(&cluster.nodes[1]).await, 2);
+    cluster.delay_replay(1, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_that_is_cut_off_lacks_what_came_after_and_can_be_promoted_without_it() {
+    let cluster = with_a_note(2).await;
+    cluster.stop_receiving(1).await.unwrap();
+    let client = cluster.nodes[0].client().await.unwrap();
+    client
+        .batch_execute("insert into note values (2)")
+        .await
+        .unwrap();
+    // The one that is cut off follows nobody, so that this waits for the other alone.
+    cluster.wait_caught_up(0, DEADLINE).await.unwrap();
+    assert_eq!(count(&cluster.nodes[2]).await, 2);
+    assert_eq!(count(&cluster.nodes[1]).await, 1);
+    cluster.nodes[0].kill().await.unwrap();
+    cluster.promote(1).await.unwrap();
+    assert_eq!(count(&cluster.nodes[1]).await, 1, "the tail is lost");
+    assert_eq!(count(&cluster.nodes[2]).await, 2, "and a replica has it");
+}

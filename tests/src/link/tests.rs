@@ -197,3 +197,53 @@ async fn dropping_the_link_frees_the_port_and_ends_its_connections() {
     let free = async { while TcpStream::connect(addr).await.is_ok() {} };
     timeout(DEADLINE, free).await.unwrap();
 }
+
+/// Both ends of one connection through a link.
+async fn ends() -> (Link, TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let link = Link::to(listener.local_addr().unwrap()).await.unwrap();
+    let client = TcpStream::connect(link.addr()).await.unwrap();
+    let (server, _) = timeout(DEADLINE, listener.accept()).await.unwrap().unwrap();
+    (link, client, server)
+}
+
+async fn hears(stream: &mut TcpStream, limit: Duration) -> Option<u8> {
+    let read = timeout(limit, stream.read_u8()).await.ok()?;
+    Some(read.unwrap())
+}
+
+#[tokio::test]
+async fn a_link_silenced_one_way_carries_the_other_way_and_keeps_what_it_held_back() {
+    for to_server in [true, false] {
+        let (link, mut client, mut server) = ends().await;
+        let (held, free) = if to_server {
+            link.silence_to_server().await.unwrap();
+            (&mut client, &mut server)
+        } else {
+            link.silence_to_client().await.unwrap();
+            (&mut server, &mut client)
+        };
+        held.write_u8(1).await.unwrap();
+        free.write_u8(2).await.unwrap();
+        assert_eq!(hears(held, DEADLINE).await, Some(2));
+        assert_eq!(hears(free, NOTHING).await, None, "to server: {to_server}");
+        link.restore().await.unwrap();
+        assert_eq!(hears(free, DEADLINE).await, Some(1));
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_refuses_keeps_what_is_open_and_takes_nothing_new() {
+    let (server, _tasks) = echo().await;
+    let link = Link::to(server).await.unwrap();
+    let mut open = TcpStream::connect(link.addr()).await.unwrap();
+    say(&mut open, b"before").await.unwrap();
+    link.refuse().await.unwrap();
+    say(&mut open, b"still").await.unwrap();
+    let refused = TcpStream::connect(link.addr()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    link.restore().await.unwrap();
+    let mut new = TcpStream::connect(link.addr()).await.unwrap();
+    say(&mut new, b"again").await.unwrap();
+    say(&mut open, b"too").await.unwrap();
+}

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{APP, Node, STEP};
 use crate::{
@@ -136,6 +136,41 @@ impl Cluster {
         let node = self.node(index)?;
         node.process.start()?;
         node.wait_answering().await
+    }
+
+    /// Hands leadership over as an operator would, to a synchronous replica, and returns which one when it leads and takes
+    /// writes.
+    ///
+    /// # Errors
+    ///
+    /// When there is no leader, no synchronous replica, or the other does not lead by the deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// Patroni may hand over all the same when the future is dropped.
+    pub async fn switchover(&self, deadline: Duration) -> Result<usize, StartError> {
+        let old = self.wait_leader(deadline).await?;
+        let node = &self.nodes[old];
+        self.wait("handed over", deadline, async || {
+            let (_, body) = node
+                .get("/cluster")
+                .await
+                .map_err(|error| error.to_string())?;
+            let known: Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+            let members = known["members"].as_array().map_or(&[][..], Vec::as_slice);
+            let candidate = members
+                .iter()
+                .find(|member| member["role"] == "sync_standby");
+            let candidate = candidate.ok_or_else(|| body.clone())?;
+            let order = json!({"leader": node.name, "candidate": candidate["name"]});
+            match node.post("/switchover", &order, deadline).await {
+                Ok((200, _)) => Ok(()),
+                Ok((status, body)) => Err(format!("status {status}: {body}")),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await?;
+        self.wait_leader_other_than(old, deadline).await
     }
 
     /// The node that calls itself the leader, the one with the newest history when two do. Nothing when none does.

@@ -4,6 +4,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{APP, STEP, rest};
@@ -69,6 +70,16 @@ impl Node {
     /// Status and body of a `GET` to Patroni's REST API.
     pub(super) async fn get(&self, path: &str) -> io::Result<(u16, String)> {
         rest::get(self.rest_port, path).await
+    }
+
+    /// Status and body of a `POST` to Patroni's REST API.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        limit: Duration,
+    ) -> io::Result<(u16, String)> {
+        rest::post(self.rest_port, path, body, limit).await
     }
 
     pub(super) async fn wait_answering(&self) -> Result<(), StartError> {

@@ -97,6 +97,37 @@ impl Cluster {
             .await
     }
 
+    /// Lets a replica show a commit only this long after it was made; zero ends it. It goes on receiving.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be reached.
+    pub async fn delay_replay(&self, index: usize, delay: Duration) -> Result<(), StartError> {
+        let delay = delay.as_millis().to_string();
+        let setting = ("recovery_min_apply_delay", &*delay);
+        let node = self.node(index)?;
+        node.configure("delay replay", &[setting]).await?;
+        // In milliseconds, whatever the unit in which it is shown.
+        let set = format!(
+            "select setting = '{delay}' from pg_settings where name = 'recovery_min_apply_delay'"
+        );
+        self.wait_query(index, "delayed", &set, STEP).await
+    }
+
+    /// Cuts a replica off from its primary: it goes on showing what it has and gets nothing more, until it is told to
+    /// [`follow`](Self::follow) again.
+    ///
+    /// # Errors
+    ///
+    /// When the node cannot be reached, or goes on receiving for a minute.
+    pub async fn stop_receiving(&self, index: usize) -> Result<(), StartError> {
+        self.node(index)?
+            .configure("cut it off", &[("primary_conninfo", "")])
+            .await?;
+        let ended = "select not exists (select from pg_stat_wal_receiver)";
+        self.wait_query(index, "cut off", ended, STEP).await
+    }
+
     /// Makes a node stream from another one, which must be a primary, and returns when it does.
     ///
     /// A running replica is re-pointed. Anything else, an old primary above all, is killed, rewound to where the two
@@ -119,13 +150,11 @@ impl Cluster {
         source.execute("create a replication slot", &create).await?;
         let conninfo = format!("{} application_name={}", source.replication(), node.name);
         if node.process.is_running() && node.is_replica().await.unwrap_or(false) {
-            for statement in [
-                format!("alter system set primary_conninfo = '{conninfo}'"),
-                format!("alter system set primary_slot_name = '{slot}'"),
-                "select pg_reload_conf()".to_owned(),
-            ] {
-                node.execute("re-point it", &statement).await?;
-            }
+            let settings = [
+                ("primary_conninfo", &*conninfo),
+                ("primary_slot_name", &*slot),
+            ];
+            node.configure("re-point it", &settings).await?;
         } else {
             node.kill().await?;
             self.rewind(node, source).await?;

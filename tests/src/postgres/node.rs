@@ -60,6 +60,15 @@ impl Node {
             .get(0))
     }
 
+    /// Stops the postmaster alone: what is connected goes on, and nobody new is answered, until [`thaw`](Self::thaw).
+    ///
+    /// # Errors
+    ///
+    /// See [`Process::freeze_alone`].
+    pub fn freeze_postmaster(&self) -> Result<(), StartError> {
+        self.process.freeze_alone()
+    }
+
     pub(super) async fn wait_ready(&self) -> Result<(), StartError> {
         self.process
             .wait_until("accepting connections", STEP, async || {
@@ -76,6 +85,19 @@ impl Node {
                 }
             })
             .await
+    }
+
+    /// Changes settings of a running server.
+    pub(super) async fn configure(
+        &self,
+        what: &'static str,
+        settings: &[(&str, &str)],
+    ) -> Result<(), StartError> {
+        for (name, value) in settings {
+            self.execute(what, &format!("alter system set {name} = '{value}'"))
+                .await?;
+        }
+        self.execute(what, "select pg_reload_conf()").await
     }
 
     pub(super) async fn execute(

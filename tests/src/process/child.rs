@@ -295,7 +295,20 @@ impl Process {
             .map_err(StartError::io(self.name(), "freeze it"))
     }
 
-    /// Lets it go on after [`freeze`](Self::freeze).
+    /// Stops the process itself with `SIGSTOP` and leaves its helpers running.
+    ///
+    /// # Errors
+    ///
+    /// When it may not be signalled or does not stop within 10 s.
+    pub fn freeze_alone(&self) -> Result<(), StartError> {
+        let Some(pid) = self.pid() else {
+            return Ok(());
+        };
+        tree::freeze_one(&self.inner.dir, pid.cast_signed(), KERNEL)
+            .map_err(StartError::io(self.name(), "freeze it"))
+    }
+
+    /// Lets it go on after [`freeze`](Self::freeze) or [`freeze_alone`](Self::freeze_alone).
     ///
     /// # Errors
     ///

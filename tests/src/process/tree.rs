@@ -174,6 +174,26 @@ pub(super) fn freeze_all(dir: &Path, root: Option<i32>, deadline: Duration) -> i
     }
 }
 
+/// Stops one member alone, until it is seen stopped.
+pub(super) fn freeze_one(dir: &Path, pid: i32, deadline: Duration) -> io::Result<()> {
+    let end = Instant::now() + deadline;
+    loop {
+        let found = members(dir, Some(pid));
+        match found.iter().find(|member| member.pid == pid) {
+            None => return Ok(()),
+            Some(member) if member.stopped => return Ok(()),
+            Some(_) => signal(pid, Signal::STOP)?,
+        }
+        if Instant::now() >= end {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("process {pid} still runs"),
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Lets all members go on.
 pub(super) fn thaw_all(dir: &Path, root: Option<i32>) -> io::Result<()> {
     for member in members(dir, root).iter().rev() {
