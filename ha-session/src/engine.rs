@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
+use crate::principal::{Owner, Principal};
 use crate::record::{Change, Patch, Record, Value, Version};
 use crate::store::{Commit, Ending, Gone, Outcome, ROTATION_GRACE};
 
@@ -19,8 +20,41 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) idle_until: u64,
     pub(crate) absolute_until: u64,
+    /// When it was used last.
+    pub(crate) used: u64,
     pub(crate) values: BTreeMap<String, Value>,
+    pub(crate) owned: Option<Owned>,
 }
+
+/// Whose an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owned {
+    pub(crate) principal: Principal,
+    pub(crate) epoch: u64,
+    pub(crate) device: Option<String>,
+    pub(crate) claimed: u64,
+}
+
+/// The newest revocation of all sessions of a principal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Revocation {
+    pub(crate) epoch: u64,
+    pub(crate) at: u64,
+}
+
+impl Revocation {
+    /// The one that follows `last`. Drawn as versions are, so that it outranks one that a failover lost.
+    pub(crate) fn next(last: Option<Self>, now: u64) -> Self {
+        let last = last.map_or(Version::ZERO, |last| Version::new(last.epoch));
+        Self {
+            epoch: last.next(now).get(),
+            at: now,
+        }
+    }
+}
+
+/// Where the revocations of principals are found.
+pub(crate) type Revocations<'a> = &'a dyn Fn(&Principal) -> Option<Revocation>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -28,6 +62,7 @@ pub(crate) enum State {
     /// The session went on under another id.
     Rotated {
         at: u64,
+        to: SessionKey,
     },
     Destroyed {
         at: u64,
@@ -50,11 +85,13 @@ impl Entry {
             state: State::Live,
             idle_until: absolute_until.min(now + millis(expiry.idle())),
             absolute_until,
+            used: now,
             values: BTreeMap::new(),
+            owned: None,
         }
     }
 
-    pub(crate) fn view(&self, now: u64) -> View {
+    pub(crate) fn view(&self, now: u64, revocations: Revocations<'_>) -> View {
         let gone = |ending, at: u64| {
             View::Gone(Gone {
                 ending,
@@ -62,24 +99,44 @@ impl Entry {
             })
         };
         let ends = self.idle_until.min(self.absolute_until);
-        match self.state {
-            State::Destroyed { at } => gone(Ending::Destroyed, at),
-            State::Rotated { at } if now >= at + millis(ROTATION_GRACE) => {
+        let owned = self.owned.as_ref();
+        let revoked = owned.and_then(|owned| {
+            revocations(&owned.principal).filter(|revocation| owned.epoch < revocation.epoch)
+        });
+        match (self.state, revoked) {
+            (State::Destroyed { at }, _) => gone(Ending::Destroyed, at),
+            (State::Rotated { at, .. }, _) if now >= at + millis(ROTATION_GRACE) => {
                 gone(Ending::Rotated, at)
             }
+            (_, Some(revocation)) => gone(Ending::Revoked, revocation.at),
             _ if now >= ends => gone(Ending::Expired, ends),
-            State::Rotated { .. } => View::Superseded,
-            State::Live => View::Live,
+            (State::Rotated { .. }, None) => View::Superseded,
+            (State::Live, None) => View::Live,
         }
     }
 
-    pub(crate) fn record(&self, now: u64) -> Record {
+    /// The key under which the session goes on, while the old one still answers.
+    pub(crate) fn successor(&self, now: u64, revocations: Revocations<'_>) -> Option<SessionKey> {
+        match self.state {
+            State::Rotated { to, .. } if self.view(now, revocations) == View::Superseded => {
+                Some(to)
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn record(&self, now: u64, revocations: Revocations<'_>) -> Record {
         Record {
             version: self.version,
             values: self.values.clone(),
             idle_left: Duration::from_millis(self.idle_until.saturating_sub(now)),
             absolute_left: Duration::from_millis(self.absolute_until.saturating_sub(now)),
             superseded: !matches!(self.state, State::Live),
+            owner: self.owned.as_ref().map(|owned| {
+                let revoked = revocations(&owned.principal);
+                let ago = revoked.map(|last| Duration::from_millis(now.saturating_sub(last.at)));
+                Owner::new(owned.principal.clone(), owned.epoch, ago)
+            }),
         }
     }
 
@@ -87,13 +144,14 @@ impl Entry {
     pub(crate) fn is_forgettable(&self, now: u64) -> bool {
         let end = match self.state {
             State::Live => self.idle_until.min(self.absolute_until),
-            State::Rotated { at } | State::Destroyed { at } => at,
+            State::Rotated { at, .. } | State::Destroyed { at } => at,
         };
         now >= end.saturating_add(TOMBSTONE_MS)
     }
 
-    pub(crate) fn touch(&mut self, expiry: Expiry, now: u64) {
-        if self.view(now) == View::Live {
+    pub(crate) fn touch(&mut self, expiry: Expiry, now: u64, revocations: Revocations<'_>) {
+        if self.view(now, revocations) == View::Live {
+            self.used = now;
             self.idle_until = self.absolute_until.min(now + millis(expiry.idle()));
         }
     }
@@ -122,6 +180,7 @@ impl Entry {
                 }
             }
         }
+        self.used = now;
         self.idle_until = self.absolute_until.min(now + millis(expiry.idle()));
     }
 }
@@ -142,8 +201,13 @@ impl Step {
 }
 
 /// Decides a commit against what is stored under [`Commit::key`].
-pub(crate) fn commit(stored: Option<&Entry>, commit: &Commit, now: u64) -> Step {
-    let base = match stored.map(|entry| (entry, entry.view(now))) {
+pub(crate) fn commit(
+    stored: Option<&Entry>,
+    commit: &Commit,
+    revocations: Revocations<'_>,
+    now: u64,
+) -> Step {
+    let base = match stored.map(|entry| (entry, entry.view(now, revocations))) {
         None if commit.create => Entry::new(now, commit.expiry),
         None => return Step::refuse(Outcome::Gone(Gone::MISSING)),
         Some((_, View::Gone(gone))) => return Step::refuse(Outcome::Gone(gone)),
@@ -162,18 +226,29 @@ pub(crate) fn commit(stored: Option<&Entry>, commit: &Commit, now: u64) -> Step 
             return Step::refuse(Outcome::Conflict { keys });
         }
     }
-    let bytes = base.record(now).size_with(&commit.patch);
+    let bytes = base.record(now, revocations).size_with(&commit.patch);
     if bytes > commit.max_bytes {
         return Step::refuse(Outcome::TooLarge { bytes });
     }
     let mut next = base.clone();
     next.apply(&commit.patch, commit.expiry, now);
-    let outcome = Outcome::Committed(next.record(now));
+    if let Some(claim) = &commit.claim {
+        next.owned = Some(Owned {
+            principal: claim.principal.clone(),
+            epoch: revocations(&claim.principal).map_or(0, |revocation| revocation.epoch),
+            device: claim.device.clone(),
+            claimed: now,
+        });
+    }
+    let outcome = Outcome::Committed(next.record(now, revocations));
     let writes = match commit.rotate_to {
         None => vec![(commit.key, next)],
         Some(successor) => {
             let old = Entry {
-                state: State::Rotated { at: now },
+                state: State::Rotated {
+                    at: now,
+                    to: successor,
+                },
                 version: next.version,
                 ..base
             };

@@ -2,8 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::SessionId;
+use crate::principal::Claim;
 
 const MAX: usize = 1000;
+/// Nobody's sessions were ever revoked.
+const NEVER: Revocations<'_> = &|_| None;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn expiry() -> Expiry {
@@ -30,7 +33,7 @@ fn update(changes: &[(&str, Option<&str>)]) -> Commit {
 }
 
 fn run(stored: Option<&Entry>, step: &Commit, now: u64) -> (Outcome, Option<Entry>) {
-    let step = commit(stored, step, now);
+    let step = commit(stored, step, NEVER, now);
     let entry = step.writes.into_iter().next().map(|(_, entry)| entry);
     (step.outcome, entry)
 }
@@ -152,7 +155,7 @@ fn a_rotation_moves_the_session_and_leaves_the_old_values_for_the_grace() {
     let entry = live(&[("cart", Some("1"))], 100);
     let mut step = update(&[("user", Some("ann"))]);
     step.rotate_to = Some(key(2));
-    let done = commit(Some(&entry), &step, 1000);
+    let done = commit(Some(&entry), &step, NEVER, 1000);
     let [(old_key, old), (new_key, new)] = &done.writes[..] else {
         panic!("two writes");
     };
@@ -169,8 +172,8 @@ fn a_rotation_moves_the_session_and_leaves_the_old_values_for_the_grace() {
     );
 
     let grace = millis(ROTATION_GRACE);
-    assert_eq!(old.view(1000 + grace - 1), View::Superseded);
-    assert!(matches!(old.view(1000 + grace), View::Gone(g) if g.ending == Ending::Rotated));
+    assert_eq!(old.view(1000 + grace - 1, NEVER), View::Superseded);
+    assert!(matches!(old.view(1000 + grace, NEVER), View::Gone(g) if g.ending == Ending::Rotated));
     let (outcome, written) = run(Some(old), &update(&[("x", Some("1"))]), 1001);
     assert_eq!((outcome, written), (Outcome::Superseded, None));
 }
@@ -180,15 +183,15 @@ fn the_idle_window_moves_with_use_and_never_past_the_absolute_end() {
     let mut entry = live(&[], 0);
     let hour = millis(HOUR);
     for now in [hour / 2, hour, 3 * hour / 2] {
-        entry.touch(expiry(), now);
+        entry.touch(expiry(), now, NEVER);
         assert_eq!(entry.idle_until, now + hour);
     }
     entry.idle_until = 10 * hour - 1;
-    entry.touch(expiry(), 10 * hour - 2);
+    entry.touch(expiry(), 10 * hour - 2, NEVER);
     assert_eq!(entry.idle_until, 10 * hour);
-    assert!(matches!(entry.view(10 * hour), View::Gone(g) if g.ending == Ending::Expired));
+    assert!(matches!(entry.view(10 * hour, NEVER), View::Gone(g) if g.ending == Ending::Expired));
     let ended = entry.clone();
-    entry.touch(expiry(), 11 * hour);
+    entry.touch(expiry(), 11 * hour, NEVER);
     assert_eq!(entry, ended, "touching wakes nothing");
 }
 
@@ -248,15 +251,80 @@ proptest! {
                         entry = next;
                     }
                 }
-                Act::Touch => entry.touch(expiry(), now),
+                Act::Touch => entry.touch(expiry(), now, NEVER),
                 Act::Destroy => entry.destroy(now),
                 Act::Wait(ms) => now += u64::from(ms),
             }
-            let gone = matches!(entry.view(now), View::Gone(_));
+            let gone = matches!(entry.view(now, NEVER), View::Gone(_));
             prop_assert!(gone || !was_gone, "it came back");
             prop_assert!(entry.idle_until <= entry.absolute_until);
             prop_assert!(entry.version >= version);
             was_gone = gone;
         }
     }
+}
+
+fn ann() -> Principal {
+    Principal::new("ann").unwrap()
+}
+
+/// A session that was claimed at `now`, when `revoked` was the newest revocation.
+fn signed_in(now: u64, revoked: Option<Revocation>) -> Entry {
+    let mut step = Commit::create(key(1), Patch::new(), expiry(), MAX);
+    step.claim = Some(Claim::new(ann(), Some("Firefox")));
+    let done = commit(None, &step, &|_| revoked, now);
+    done.writes.into_iter().next().unwrap().1
+}
+
+#[test]
+fn a_revocation_ends_what_was_claimed_before_it_and_nothing_that_comes_after() {
+    let first = Revocation::next(None, 100);
+    let before = signed_in(50, None);
+    let after = signed_in(150, Some(first));
+    let revocations: Revocations<'_> = &|principal| (*principal == ann()).then_some(first);
+    assert_eq!(
+        before.view(160, revocations),
+        View::Gone(Gone {
+            ending: Ending::Revoked,
+            ago: Some(Duration::from_millis(60)),
+        })
+    );
+    assert_eq!(after.view(160, revocations), View::Live);
+    let late = commit(
+        Some(&before),
+        &update(&[("a", Some("1"))]),
+        revocations,
+        160,
+    );
+    assert!(matches!(late.outcome, Outcome::Gone(gone) if gone.ending == Ending::Revoked));
+    assert!(late.writes.is_empty());
+
+    let owner = after.record(160, revocations).owner.unwrap();
+    assert_eq!(
+        (owner.epoch, owner.revoked_ago),
+        (first.epoch, Some(Duration::from_millis(60)))
+    );
+    let second = Revocation::next(Some(first), 90);
+    assert!(second.epoch > first.epoch, "whatever the clock does");
+}
+
+#[test]
+fn a_rotation_keeps_the_owner_and_claims_nothing_anew() {
+    let entry = signed_in(50, None);
+    let mut step = update(&[]);
+    step.rotate_to = Some(key(2));
+    let revoked = Revocation::next(None, 60);
+    // The revocation came between: the successor is as old as what it follows.
+    let writes = commit(Some(&entry), &step, NEVER, 70).writes;
+    let (_, next) = writes.last().unwrap();
+    assert_eq!(next.owned, entry.owned);
+    assert!(matches!(
+        next.view(80, &|_| Some(revoked)),
+        View::Gone(gone) if gone.ending == Ending::Revoked
+    ));
+    assert_eq!(writes[0].1.successor(71, NEVER), Some(key(2)));
+    assert_eq!(
+        writes[0].1.successor(70 + millis(ROTATION_GRACE), NEVER),
+        None
+    );
 }

@@ -107,6 +107,15 @@ pub enum SessionError {
         /// The name.
         key: String,
     },
+    /// The name of a principal is empty, longer than 256 bytes or holds a control character.
+    #[error("principal {principal:?} is empty, longer than 256 bytes or holds a control character")]
+    BadPrincipal {
+        /// The name.
+        principal: String,
+    },
+    /// The session is nobody's, so that there is nobody whose sessions could be revoked.
+    #[error("nobody is signed in to this session")]
+    NoPrincipal,
     /// The value cannot be encoded.
     #[error("session value {key:?} cannot be encoded")]
     Encode {

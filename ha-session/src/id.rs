@@ -24,11 +24,11 @@ impl SessionId {
         Ok(Self(bytes))
     }
 
-    /// Draws the id that replaces this one. The slot tag stays, so that one Redis script can see both.
-    pub(crate) fn successor(&self) -> Result<Self, getrandom::Error> {
-        let mut next = Self::random()?;
-        next.0[..TAG_LEN].copy_from_slice(&self.0[..TAG_LEN]);
-        Ok(next)
+    /// Draws a new id with the slot tag of a principal.
+    pub(crate) fn tagged(tag: [u8; TAG_LEN]) -> Result<Self, getrandom::Error> {
+        let mut id = Self::random()?;
+        id.0[..TAG_LEN].copy_from_slice(&tag);
+        Ok(id)
     }
 
     pub(crate) fn from_bytes(bytes: [u8; ID_LEN]) -> Self {
@@ -72,10 +72,23 @@ impl SessionKey {
         Self { tag, hash }
     }
 
-    /// The slot tag. It is random, but no part of the secret: it stays the same when an id is rotated.
+    /// The slot tag. It is no part of the secret: random for a session that is nobody's, the
+    /// [principal's](crate::Principal::tag) once somebody has signed in, and the same when an id is rotated.
     #[must_use]
     pub fn tag(&self) -> [u8; 2] {
         self.tag
+    }
+
+    /// The key of a session with this tag whose hash is shown as `hex`.
+    pub(crate) fn parse(tag: [u8; TAG_LEN], hex: &str) -> Option<Self> {
+        if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut hash = [0; 32];
+        for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self { tag, hash })
     }
 
     /// The SHA-256 of the id.
@@ -105,9 +118,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_successor_shares_the_tag_and_nothing_else() {
+    fn an_id_with_the_tag_of_another_shares_nothing_else() {
         let old = SessionId::random().unwrap();
-        let new = old.successor().unwrap();
+        let new = SessionId::tagged(old.key().tag()).unwrap();
         assert_eq!(old.key().tag(), new.key().tag());
         assert_ne!(old.as_bytes()[TAG_LEN..], new.as_bytes()[TAG_LEN..]);
         assert_ne!(old.key().hash(), new.key().hash());
@@ -119,5 +132,22 @@ mod tests {
         let shown = format!("{id:?} {:?} {}", id.key(), id.key());
         assert!(!shown.contains("0707"), "{shown}");
         assert_eq!(id.key().to_string().len(), 64);
+    }
+
+    #[test]
+    fn a_shown_key_is_read_again_and_nothing_else_is() {
+        let key = SessionId::from_bytes([7; ID_LEN]).key();
+        let text = key.to_string();
+        assert_eq!(SessionKey::parse(key.tag(), &text), Some(key));
+        let bad = [
+            "",
+            "zz",
+            &text[1..],
+            &format!("+{}", &text[1..]),
+            &"ü".repeat(32),
+        ];
+        for bad in bad {
+            assert_eq!(SessionKey::parse(key.tag(), bad), None, "{bad}");
+        }
     }
 }

@@ -153,6 +153,7 @@ mod error;
 mod expiry;
 mod id;
 mod middleware;
+mod principal;
 mod record;
 mod session;
 mod store;
@@ -167,12 +168,13 @@ pub use self::error::{ConfigError, SessionError};
 pub use self::expiry::Expiry;
 pub use self::id::SessionKey;
 pub use self::middleware::{ResponseFuture, SessionLayer, SessionLayerBuilder, SessionService};
+pub use self::principal::{Claim, Owner, Principal, SessionInfo};
 pub use self::record::{Change, FORMAT, Patch, Record, Value, Version};
 pub use self::session::{OnConflict, Session};
 #[cfg(feature = "redis")]
 pub use self::store::RedisStore;
 pub use self::store::{
-    Commit, Ending, Gone, Load, MemoryStore, Outcome, ROTATION_GRACE, Store, StoreError,
+    Commit, Ending, Gone, Load, MAX_LISTED, MemoryStore, Outcome, ROTATION_GRACE, Store, StoreError,
 };
 #[cfg(all(feature = "redis", feature = "postgres"))]
 pub use self::store::{Level, Tiered};

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::principal::Owner;
+
 /// The format of stored sessions that this version writes. It reads this one and refuses newer ones as unknown.
 pub const FORMAT: u8 = 1;
 
@@ -56,6 +58,7 @@ pub struct Value {
 
 /// A session as a store returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// The newest commit.
     pub version: Version,
@@ -68,9 +71,29 @@ pub struct Record {
     /// Whether the id was rotated away a moment ago: the values are those from before the rotation and nothing can
     /// be written under this id any more.
     pub superseded: bool,
+    /// Whose it is, once somebody has signed in.
+    pub owner: Option<Owner>,
 }
 
 impl Record {
+    /// A live session that is nobody's, for stores of your own.
+    #[must_use]
+    pub fn new(
+        version: Version,
+        values: BTreeMap<String, Value>,
+        idle_left: Duration,
+        absolute_left: Duration,
+    ) -> Self {
+        Self {
+            version,
+            values,
+            idle_left,
+            absolute_left,
+            superseded: false,
+            owner: None,
+        }
+    }
+
     /// Bytes of all names and values.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -60,7 +60,9 @@ impl Problem {
             SessionError::ValueTooLarge { .. } | SessionError::SessionTooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, "Session too large")
             }
+            SessionError::NoPrincipal => (StatusCode::CONFLICT, "Nobody is signed in"),
             SessionError::BadName { .. }
+            | SessionError::BadPrincipal { .. }
             | SessionError::Encode { .. }
             | SessionError::Decode { .. }
             | SessionError::ValueFormat { .. } => {

@@ -7,7 +7,8 @@ use super::state::{Cookie, Seen};
 use super::{OnConflict, Session};
 use crate::cookie::Presented;
 use crate::error::SessionError;
-use crate::id::SessionId;
+use crate::id::{SessionId, TAG_LEN};
+use crate::principal::Claim;
 use crate::record::{Change, Patch, Record, Version};
 use crate::store::{Commit, Ending, Gone, Outcome, StoreError};
 
@@ -25,24 +26,28 @@ impl Session {
     pub async fn commit(&self) -> Result<(), SessionError> {
         let _gate = self.inner.gate.lock().await;
         self.commit_destroy().await?;
-        let (patch, rotate) = {
+        let (patch, rotate, claim) = {
             let state = self.state();
-            (state.patch.clone(), state.rotate)
+            (state.patch.clone(), state.rotate, state.claim.clone())
         };
         if patch.is_empty() && !rotate {
             return Ok(());
         }
-        let result = self.commit_patch(&patch, rotate).await;
+        let result = self.commit_patch(&patch, rotate, claim.as_ref()).await;
         let mut state = self.state();
         match &result {
             Ok(()) => {
                 state.wrote = true;
                 state.patch.subtract(&patch);
-                // A clone may have asked for one since.
-                state.rotate &= !rotate;
+                // A clone may have asked for another since.
+                if state.claim == claim {
+                    state.claim = None;
+                    state.rotate &= !rotate;
+                }
             }
             Err(SessionError::Ended | SessionError::Superseded | SessionError::Conflict { .. }) => {
                 state.patch.clear();
+                state.claim = None;
                 state.rotate = false;
             }
             Err(_) => {}
@@ -75,7 +80,12 @@ impl Session {
         Ok(())
     }
 
-    async fn commit_patch(&self, patch: &Patch, rotate: bool) -> Result<(), SessionError> {
+    async fn commit_patch(
+        &self,
+        patch: &Patch,
+        rotate: bool,
+        claim: Option<&Claim>,
+    ) -> Result<(), SessionError> {
         let (current, blind, nothing) = {
             let state = self.state();
             if let Seen::Unknown(error) = &state.seen {
@@ -86,21 +96,18 @@ impl Session {
         };
         if let (Some(presented), false) = (current, nothing) {
             let (id, outcome) = if rotate {
-                self.commit_rotation(presented.id, patch).await?
+                self.commit_rotation(presented.id, patch, claim).await?
             } else {
                 let commit = self.update(presented.id, patch);
                 (presented.id, self.send(commit).await?)
             };
             match outcome {
-                Outcome::Committed(record) => {
-                    self.adopt(id, record);
-                    return Ok(());
-                }
+                Outcome::Committed(record) => return self.adopt(id, record, claim).await,
                 Outcome::Gone(gone) if blind && self.was_gone_before(gone) => {}
                 other => return Err(self.refused(other, patch)),
             }
         }
-        self.commit_new(patch).await
+        self.commit_new(patch, claim).await
     }
 
     fn update(&self, id: SessionId, patch: &Patch) -> Commit {
@@ -121,15 +128,21 @@ impl Session {
         &self,
         id: SessionId,
         patch: &Patch,
+        claim: Option<&Claim>,
     ) -> Result<(SessionId, Outcome), SessionError> {
-        let (next, again) = self.draw(|| id.successor())?;
+        let before = self.state().drawn;
+        let tag = claim.map_or(id.key().tag(), |claim| claim.principal.tag());
+        let next = self.draw(Some(tag))?;
         let mut commit = self.update(id, patch);
         commit.rotate_to = Some(next.key());
+        commit.claim = claim.cloned();
         let outcome = self.send(commit).await?;
-        if !again || outcome != Outcome::Superseded {
+        let Some(before) = before.filter(|_| outcome == Outcome::Superseded) else {
             return Ok((next, outcome));
-        }
-        let mut rest = self.update(next, patch);
+        };
+        let mut rest = self.update(before, patch);
+        rest.rotate_to = (before != next).then(|| next.key());
+        rest.claim = claim.cloned();
         rest.expected = None;
         Ok(match self.send(rest).await? {
             Outcome::Gone(_) => (next, Outcome::Superseded),
@@ -137,40 +150,41 @@ impl Session {
         })
     }
 
-    async fn commit_new(&self, patch: &Patch) -> Result<(), SessionError> {
-        // Only a session with something in it is worth an id.
-        if !patch.iter().any(|(_, change)| *change != Change::Remove) {
+    async fn commit_new(&self, patch: &Patch, claim: Option<&Claim>) -> Result<(), SessionError> {
+        // Only a session with something in it, or of somebody, is worth an id.
+        if claim.is_none() && !patch.iter().any(|(_, change)| *change != Change::Remove) {
             return Ok(());
         }
-        let (id, _) = self.draw(SessionId::random)?;
+        let id = self.draw(claim.map(|claim| claim.principal.tag()))?;
         let settings = &self.inner.shared.settings;
-        let commit = Commit::create(
+        let mut commit = Commit::create(
             id.key(),
             patch.clone(),
             settings.expiry,
             settings.max_session,
         );
+        commit.claim = claim.cloned();
         match self.send(commit).await? {
-            Outcome::Committed(record) => {
-                self.adopt(id, record);
-                Ok(())
-            }
+            Outcome::Committed(record) => self.adopt(id, record, claim).await,
             other => Err(self.refused(other, patch)),
         }
     }
 
-    /// The id that an unconfirmed commit was made under, and true, or a new one.
-    fn draw(
-        &self,
-        new: impl FnOnce() -> Result<SessionId, getrandom::Error>,
-    ) -> Result<(SessionId, bool), SessionError> {
+    /// The id that an unconfirmed commit was made under if it has the tag asked for, or a new one.
+    fn draw(&self, tag: Option<[u8; TAG_LEN]>) -> Result<SessionId, SessionError> {
         let mut state = self.state();
-        if let Some(drawn) = state.drawn {
-            return Ok((drawn, true));
+        if let Some(drawn) = state.drawn
+            && tag.is_none_or(|tag| drawn.key().tag() == tag)
+        {
+            return Ok(drawn);
         }
-        let id = new().map_err(SessionError::Random)?;
+        let id = match tag {
+            Some(tag) => SessionId::tagged(tag),
+            None => SessionId::random(),
+        };
+        let id = id.map_err(SessionError::Random)?;
         state.drawn = Some(id);
-        Ok((id, false))
+        Ok(id)
     }
 
     /// Whether the session had ended before this request began, by two durations, so that no clocks are compared.
@@ -204,7 +218,25 @@ impl Session {
             .map_err(not_committed)
     }
 
-    fn adopt(&self, id: SessionId, record: Record) {
+    /// Goes on with what was committed, unless all sessions of whom it was claimed for were revoked meanwhile.
+    async fn adopt(
+        &self,
+        id: SessionId,
+        record: Record,
+        claim: Option<&Claim>,
+    ) -> Result<(), SessionError> {
+        if claim.is_some() {
+            let refused = match &record.owner {
+                Some(owner) => (!self.stands(owner)).then_some(SessionError::Ended),
+                None => Some(not_committed(StoreError::Unsupported {
+                    what: "keep whose a session is",
+                })),
+            };
+            if let Some(error) = refused {
+                self.take_back(id).await;
+                return Err(error);
+            }
+        }
         let presented = Presented {
             id,
             floor: record.version,
@@ -214,6 +246,20 @@ impl Session {
         state.drawn = None;
         state.cookie = Cookie::Set(presented, record.absolute_left);
         state.seen = Seen::Found(record);
+        Ok(())
+    }
+
+    /// Ends a session that nobody was told the id of yet, so that failing to do so leaves nothing that can be used.
+    async fn take_back(&self, id: SessionId) {
+        let ended = self.within(self.inner.shared.store.destroy(id.key())).await;
+        if let Err(error) = ended {
+            tracing::debug!(
+                session = %id.key(),
+                error = &error as &dyn std::error::Error,
+                "refused sign-in not ended"
+            );
+        }
+        self.state().drawn = None;
     }
 
     fn refused(&self, outcome: Outcome, patch: &Patch) -> SessionError {
@@ -230,7 +276,7 @@ impl Session {
     }
 }
 
-fn not_committed(error: StoreError) -> SessionError {
+pub(super) fn not_committed(error: StoreError) -> SessionError {
     SessionError::NotCommitted(Arc::new(error))
 }
 

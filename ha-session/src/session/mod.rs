@@ -2,6 +2,7 @@
 
 mod commit;
 mod finish;
+mod principal;
 mod state;
 
 use std::fmt;
@@ -158,6 +159,7 @@ impl Session {
         state.destroy = true;
         state.seen = Seen::Nothing;
         state.rotate = false;
+        state.claim = None;
         state.patch.clear();
     }
 

@@ -9,6 +9,7 @@ use super::OnConflict;
 use crate::cookie::{Cookies, Presented};
 use crate::expiry::Expiry;
 use crate::id::SessionId;
+use crate::principal::{Claim, Principal};
 use crate::record::{Patch, Record};
 use crate::store::{AnyStore, StoreError};
 
@@ -41,6 +42,10 @@ pub(super) struct State {
     pub(super) wrote: bool,
     pub(super) patch: Patch,
     pub(super) rotate: bool,
+    /// Whose the session is to become.
+    pub(super) claim: Option<Claim>,
+    /// The newest epoch that this request drew itself.
+    pub(super) drew: Option<(Principal, u64)>,
     pub(super) destroy: bool,
     pub(super) cookie: Cookie,
 }

@@ -24,11 +24,15 @@ pub use self::redis::RedisStore;
 pub use self::tiered::{Level, Tiered};
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
+use crate::principal::{Claim, Principal, SessionInfo};
 use crate::record::{FORMAT, Patch, Record, Version};
 
 /// How long a rotated id still answers reads, with the values from before the rotation: 10 s, enough for requests that
 /// were under way.
 pub const ROTATION_GRACE: Duration = Duration::from_secs(10);
+
+/// The most sessions that [`Store::list`] returns: 100, more than anybody has in use.
+pub const MAX_LISTED: usize = 100;
 
 /// What a store knows of a session.
 #[derive(Debug)]
@@ -66,6 +70,8 @@ pub enum Ending {
     Destroyed,
     /// It went on under another id and the grace is over.
     Rotated,
+    /// All sessions of its principal were revoked.
+    Revoked,
     /// It was idle for too long or too old.
     Expired,
     /// Nothing is known under this key; stores remember endings for longer than requests last.
@@ -82,8 +88,12 @@ pub struct Commit {
     pub create: bool,
     /// What changed.
     pub patch: Patch,
-    /// The key that takes over in the same step, if the id rotates. It has the same [`SessionKey::tag`].
+    /// The key that takes over in the same step, if the id rotates. Its [`SessionKey::tag`] is that of
+    /// [`key`](Self::key), and with a [`claim`](Self::claim) the principal's.
     pub rotate_to: Option<SessionKey>,
+    /// Whose the session becomes in the same step. Without it, it stays whose it was. [`key_after`](Self::key_after) must
+    /// have the principal's [`tag`](Principal::tag) then.
+    pub claim: Option<Claim>,
     /// For each changed name the version that the request saw (zero for none), if a name that somebody else changed
     /// since is to refuse the commit. `None`: the last writer of a name wins.
     pub expected: Option<BTreeMap<String, Version>>,
@@ -102,6 +112,7 @@ impl Commit {
             create: true,
             patch,
             rotate_to: None,
+            claim: None,
             expected: None,
             expiry,
             max_bytes,
@@ -198,6 +209,12 @@ pub enum StoreError {
         /// The version that the client knows of.
         floor: Version,
     },
+    /// The store cannot do this at all. Nothing changed.
+    #[error("this session store cannot {what}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The store holds as many sessions as it may. Nothing changed.
     #[error("the store already holds {max} sessions")]
     Full {
@@ -222,7 +239,9 @@ impl StoreError {
 ///   is gone answers [`Outcome::Gone`];
 /// - commits of the same session are applied one after the other, each to the result of the one before, so that
 ///   changes of different names merge;
-/// - "unknown" is never answered as "gone".
+/// - "unknown" is never answered as "gone";
+/// - once [`revoke_all`](Store::revoke_all) is confirmed, no session that was claimed before it is found or takes a commit, and every
+///   claim after it says in [`Owner::revoked_ago`](crate::Owner::revoked_ago) how long ago it was.
 pub trait Store: Send + Sync + 'static {
     /// Reads a session. `floor` is the newest version that this client was told: an older state is not an answer.
     ///
@@ -239,7 +258,8 @@ pub trait Store: Send + Sync + 'static {
     /// Dropped before it is ready, the commit happens as a whole or not at all.
     fn commit(&self, commit: Commit) -> impl Future<Output = Result<Outcome, StoreError>> + Send;
 
-    /// Ends a session for good. Ending what is gone already is fine.
+    /// Ends a session for good. Ending what is gone already is fine. A key that was rotated away and still
+    /// [answers](ROTATION_GRACE) ends the session that went on as well.
     ///
     /// # Errors
     /// [`StoreError`] when the store did not confirm it.
@@ -260,6 +280,60 @@ pub trait Store: Send + Sync + 'static {
         key: SessionKey,
         expiry: Expiry,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The live sessions of a principal, at most [`MAX_LISTED`], the last used first.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::Unsupported`] for a store that keeps no principals.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    fn list(
+        &self,
+        principal: Principal,
+    ) -> impl Future<Output = Result<Vec<SessionInfo>, StoreError>> + Send {
+        let _ = principal;
+        async { unsupported("list sessions") }
+    }
+
+    /// Ends a session as [`destroy`](Store::destroy) does if it is one of the principal's, and says whether it was.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store did not confirm it; [`StoreError::Unsupported`] for a store that keeps no
+    /// principals.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the session is ended or not.
+    fn revoke(
+        &self,
+        principal: Principal,
+        key: SessionKey,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = (principal, key);
+        async { unsupported("revoke sessions") }
+    }
+
+    /// Ends every session that was claimed for a principal until now, but `keep`, in one step that takes the same time however
+    /// many there are. Returns the epoch that it drew: sessions of an earlier one are gone.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store did not confirm it; [`StoreError::Unsupported`] for a store that keeps no
+    /// principals.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, all are ended or none.
+    fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        let _ = (principal, keep);
+        async { unsupported("revoke sessions") }
+    }
+}
+
+fn unsupported<T>(what: &'static str) -> Result<T, StoreError> {
+    Err(StoreError::Unsupported { what })
 }
 
 impl<S: Store> Store for Arc<S> {
@@ -282,6 +356,29 @@ impl<S: Store> Store for Arc<S> {
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
         (**self).touch(key, expiry)
     }
+
+    fn list(
+        &self,
+        principal: Principal,
+    ) -> impl Future<Output = Result<Vec<SessionInfo>, StoreError>> + Send {
+        (**self).list(principal)
+    }
+
+    fn revoke(
+        &self,
+        principal: Principal,
+        key: SessionKey,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        (**self).revoke(principal, key)
+    }
+
+    fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        (**self).revoke_all(principal, keep)
+    }
 }
 
 /// A [`Store`] of whatever type, so that handlers need not name it.
@@ -290,6 +387,17 @@ pub(crate) trait AnyStore: Send + Sync {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Outcome, StoreError>>;
     fn destroy(&self, key: SessionKey) -> BoxFuture<'_, Result<(), StoreError>>;
     fn touch(&self, key: SessionKey, expiry: Expiry) -> BoxFuture<'_, Result<(), StoreError>>;
+    fn list(&self, principal: Principal) -> BoxFuture<'_, Result<Vec<SessionInfo>, StoreError>>;
+    fn revoke(
+        &self,
+        principal: Principal,
+        key: SessionKey,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+    fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> BoxFuture<'_, Result<u64, StoreError>>;
 }
 
 impl<S: Store> AnyStore for S {
@@ -307,5 +415,25 @@ impl<S: Store> AnyStore for S {
 
     fn touch(&self, key: SessionKey, expiry: Expiry) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(Store::touch(self, key, expiry))
+    }
+
+    fn list(&self, principal: Principal) -> BoxFuture<'_, Result<Vec<SessionInfo>, StoreError>> {
+        Box::pin(Store::list(self, principal))
+    }
+
+    fn revoke(
+        &self,
+        principal: Principal,
+        key: SessionKey,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(Store::revoke(self, principal, key))
+    }
+
+    fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(Store::revoke_all(self, principal, keep))
     }
 }

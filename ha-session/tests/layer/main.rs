@@ -4,6 +4,7 @@
 
 mod changes;
 mod cookies;
+mod principal;
 mod rotation;
 mod store_use;
 mod support;

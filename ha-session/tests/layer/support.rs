@@ -10,8 +10,8 @@ use axum::extract::Path;
 use axum::routing::get;
 use ha_core::sign::{Key, KeyRing};
 use ha_session::{
-    Commit, Expiry, Load, MemoryStore, Outcome, Session, SessionError, SessionKey, SessionLayer,
-    Store, StoreError, Version,
+    Commit, Expiry, Load, MemoryStore, Outcome, Principal, Session, SessionError, SessionInfo,
+    SessionKey, SessionLayer, Store, StoreError, Version,
 };
 use http::header::{CONTENT_TYPE, COOKIE, RETRY_AFTER, SET_COOKIE};
 use http::{Request, Response, StatusCode};
@@ -115,6 +115,25 @@ impl Store for Probe {
         self.touches.fetch_add(1, Ordering::SeqCst);
         self.check().await?;
         self.memory.touch(key, expiry).await
+    }
+
+    async fn list(&self, principal: Principal) -> Result<Vec<SessionInfo>, StoreError> {
+        self.check().await?;
+        self.memory.list(principal).await
+    }
+
+    async fn revoke(&self, principal: Principal, key: SessionKey) -> Result<bool, StoreError> {
+        self.check().await?;
+        self.memory.revoke(principal, key).await
+    }
+
+    async fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> Result<u64, StoreError> {
+        self.check().await?;
+        self.memory.revoke_all(principal, keep).await
     }
 }
 

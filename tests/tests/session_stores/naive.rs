@@ -30,16 +30,12 @@ fn record(blob: Blob) -> Record {
         version: Version::ZERO,
         bytes: bytes.into(),
     };
-    Record {
-        version: Version::ZERO,
-        values: blob
-            .into_iter()
-            .map(|(name, bytes)| (name, value(bytes)))
-            .collect(),
-        idle_left: Duration::from_secs(3600),
-        absolute_left: Duration::from_secs(3600),
-        superseded: false,
-    }
+    let values = blob
+        .into_iter()
+        .map(|(name, bytes)| (name, value(bytes)))
+        .collect();
+    let hour = Duration::from_secs(3600);
+    Record::new(Version::ZERO, values, hour, hour)
 }
 
 impl Store for WholeBlob {

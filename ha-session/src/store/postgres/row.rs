@@ -73,6 +73,7 @@ pub(super) fn load(row: Option<Row>) -> Result<Load, StoreError> {
         idle_left: duration(idle_left),
         absolute_left: duration(field(&row, 5)?),
         superseded: state == 1,
+        owner: None,
     }))
 }
 
@@ -94,6 +95,7 @@ pub(super) fn outcome(row: Option<Row>) -> Result<Outcome, StoreError> {
                 idle_left: duration(field(&row, 3)?),
                 absolute_left: duration(field(&row, 4)?),
                 superseded: false,
+                owner: None,
             }))
         }
         "missing" => gone(Ending::Missing),

@@ -142,6 +142,7 @@ impl Reply {
             idle_left: Duration::from_millis(self.idle_left),
             absolute_left: Duration::from_millis(self.absolute_left),
             superseded,
+            owner: None,
         })
     }
 }
