@@ -2,7 +2,7 @@
 //!
 //! A service is highly available when it survives the loss of what it depends on. That can only be shown by taking
 //! those things away: this crate starts real PostgreSQL clusters with streaming replication, PostgreSQL under Patroni
-//! with automatic failover, and Redis with Sentinel, all on loopback, and lets a test kill, freeze and thaw each part.
+//! with automatic failover, Redis with Sentinel and Redis Cluster, all on loopback, and lets a test kill, freeze and thaw each part.
 //!
 //! ```no_run
 //! use ha_testbed::postgres::Postgres;
@@ -46,7 +46,8 @@
 //!
 //! - Killing a process is not losing power: the kernel keeps what was written, so PostgreSQL runs with `fsync = off` by
 //!   default here. A lost disk or a lost page cache is not simulated.
-//! - Passwords and TLS are not set up; who can reach loopback can reach the servers.
+//! - Passwords and TLS are not set up unless asked for ([`redis::Builder::tls`], [`redis::Builder::acl`]); who can reach loopback
+//!   can reach the servers.
 //!
 //! # Features
 //!

@@ -1,6 +1,10 @@
 //! The nodes together: how to reach them, and who is the master.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ::redis::{FromRedisValue as _, Value, cmd};
 
@@ -14,6 +18,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// The Sentinels; none for [`Redis::single`](super::Redis::single).
     pub sentinels: Vec<Node>,
+    pub(super) certificates: Option<PathBuf>,
     pub(super) bed: Bed,
     pub(super) _ports: Reservation,
 }
@@ -35,6 +40,23 @@ impl Cluster {
             "redis://127.0.0.1:{}",
             self.nodes.first().map_or(0, |node| node.port)
         )
+    }
+
+    /// The certificate of who signed the servers' certificates, as PEM; none without [`Builder::tls`](super::Builder::tls).
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be read.
+    pub fn ca(&self) -> Result<Vec<u8>, StartError> {
+        let Some(dir) = &self.certificates else {
+            return Ok(Vec::new());
+        };
+        fs::read(dir.join("ca.pem")).map_err(StartError::io("tls", "read a certificate"))
+    }
+
+    /// Where that certificate lies.
+    pub fn ca_file(&self) -> Option<PathBuf> {
+        self.certificates.as_ref().map(|dir| dir.join("ca.pem"))
     }
 
     /// The address through the Sentinels, as `redis+sentinel://HOST:PORT,HOST:PORT,HOST:PORT/mymaster`.
@@ -110,10 +132,11 @@ impl Cluster {
                         .arg(MASTER_NAME),
                 )
                 .await;
-            let index = named
-                .ok()
-                .flatten()
-                .and_then(|(_, port)| self.nodes.iter().position(|node| node.port == port));
+            let index = named.ok().flatten().and_then(|(_, port)| {
+                self.nodes
+                    .iter()
+                    .position(|node| node.announced().port() == port)
+            });
             if let Some(index) = index {
                 votes[index] += 1;
             }

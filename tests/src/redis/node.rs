@@ -1,10 +1,20 @@
 //! One Redis or one Sentinel.
 
-use std::{collections::HashMap, io, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
 
-use ::redis::{Client, Cmd, FromRedisValue, RedisError, cmd};
+use ::redis::{
+    Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo as _, RedisConnectionInfo,
+    RedisError, cmd,
+};
 
-use super::{MASTER_NAME, STEP};
+use super::config::Ports;
+use super::{Login, MASTER_NAME, STEP};
 use crate::{
     StartError,
     error::chain,
@@ -20,8 +30,12 @@ pub struct Node {
     pub name: String,
     /// Its loopback port, the same after a restart.
     pub port: u16,
+    /// The port that speaks TLS; none without [`Builder::tls`](super::Builder::tls).
+    pub tls_port: Option<u16>,
     /// Its process.
     pub process: Process,
+    pub(super) login: Option<Login>,
+    pub(super) bus_port: Option<u16>,
 }
 
 impl Node {
@@ -29,9 +43,10 @@ impl Node {
         bed: &Bed,
         program: &Path,
         name: String,
-        port: u16,
+        ports: Ports,
         configuration: &str,
         mode: Option<&str>,
+        login: Option<Login>,
     ) -> Result<Self, StartError> {
         let dir = bed.make_dir(&name)?;
         // The servers rewrite their configuration when roles change, so it must be theirs.
@@ -41,12 +56,15 @@ impl Node {
             Spec::new(name.clone(), program)
                 .arg(conf)
                 .args(mode)
-                .port(port),
+                .port(ports.plain),
         )?;
         Ok(Self {
             name,
-            port,
+            port: ports.plain,
+            tls_port: ports.tls,
             process,
+            login,
+            bus_port: ports.bus,
         })
     }
 
@@ -55,6 +73,11 @@ impl Node {
     /// Its address as `redis://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.addr())
+    }
+
+    /// The address that the others know it by: with TLS where that is set up.
+    pub fn announced(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.tls_port.unwrap_or(self.port)).into()
     }
 
     /// One command over a connection of its own, within 2 s.
@@ -70,7 +93,16 @@ impl Node {
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         let work = async {
-            let client = Client::open(self.url())?;
+            let mut settings = RedisConnectionInfo::default();
+            if let Some(login) = &self.login {
+                settings = settings
+                    .set_username(&login.user)
+                    .set_password(&login.password);
+            }
+            let info = ConnectionAddr::Tcp(self.addr().ip().to_string(), self.port)
+                .into_connection_info()?
+                .set_redis_settings(settings);
+            let client = Client::open(info)?;
             let mut connection = client.get_multiplexed_async_connection().await?;
             command.query_async(&mut connection).await
         };
@@ -80,7 +112,7 @@ impl Node {
         }
     }
 
-    async fn wait<'a, F, Look>(
+    pub(super) async fn wait<'a, F, Look>(
         &'a self,
         what: &'static str,
         deadline: Duration,
@@ -99,8 +131,11 @@ impl Node {
 
     pub(super) async fn wait_ready(&self) -> Result<(), StartError> {
         self.wait("answering", STEP, async |node: &Self| {
-            // INFO is answered while data is still being loaded.
-            let info: String = node.query(cmd("INFO").arg("server")).await?;
+            let info: String = node.query(&cmd("INFO")).await?;
+            // INFO is answered while data is still being loaded, and nothing else is.
+            if info.contains("\nloading:1") {
+                return Ok(Err("it loads its data".to_owned()));
+            }
             let pid = info
                 .lines()
                 .find_map(|line| line.strip_prefix("process_id:")?.parse().ok());
