@@ -15,7 +15,7 @@
 //! 4. **An outcome is what it says**: not sent, rolled back, applied, or unknown ([`postgres::Error`]). What the server
 //!    acknowledged is never reported as failed; what a failover cut off is reported as lost.
 //! 5. **A write under an idempotency key is applied once**, however often it is sent ([`idempotency`]).
-//! 6. **Redis commands go to the master** that the Sentinels agree on (`redis::Connection`).
+//! 6. **Redis commands go to the master** that the Sentinels or the cluster agree on (`redis::Connection`).
 //! 7. **Every wait has a deadline**, also on a frozen server before a connection is lent. A query of yours on one that
 //!    freezes ends when the node has been silent for `cut_after` (3 s).
 //!
@@ -76,6 +76,7 @@
 //! |---|---|---|
 //! | `postgres` | no | [`postgres`], [`idempotency`] |
 //! | `redis` | no | `redis` |
+//! | `tls` | no | `tls`: encrypted links to Redis |
 //! | `tower` | no | `causal::CausalLayer`, `idempotency::IdempotencyLayer`; turns `postgres` on |
 //! | `axum` | no | the `Db` extractor, `postgres::Error` as a response; turns `tower` on |
 //!
@@ -97,3 +98,6 @@ pub mod idempotency;
 
 #[cfg(feature = "redis")]
 pub mod redis;
+
+#[cfg(feature = "tls")]
+pub mod tls;

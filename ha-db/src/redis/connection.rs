@@ -2,228 +2,49 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{ErrorKind, FromRedisValue, RedisError, Value};
-use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, watch};
+use futures_util::FutureExt as _;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::cluster::asking::{Asking, Overheard};
+use super::cluster::keys::{self, Place};
 use super::config::{Builder, Config, Servers};
-use super::error::{ConfigError, Error, NotSent, Unknown};
-use super::follow::{self, Outcome, Reason};
-use super::sentinel::Sentinel;
+use super::error::{ConfigError, Error, Failure, NotSent, Unknown};
+use super::follow::{self, Outcome};
+use super::shared::Shared;
 use super::status::Status;
-use super::supervisor;
+use super::supervisor::{self, Finder};
+use super::{cluster, url};
 
-/// The right to use one connection to one master, until it is revoked.
-pub(super) struct Lease {
-    pub(super) link: MultiplexedConnection,
-    pub(super) master: String,
-    /// Counts leases, so that a late result cannot revoke the successor of its own.
-    pub(super) number: u64,
-    pub(super) epoch: u64,
-    timeouts: AtomicU32,
-    revoked: OnceLock<Reason>,
-    revoking: Notify,
-}
-
-impl Lease {
-    pub(super) fn new(
-        link: MultiplexedConnection,
-        master: String,
-        number: u64,
-        epoch: u64,
-    ) -> Self {
-        Self {
-            link,
-            master,
-            number,
-            epoch,
-            timeouts: AtomicU32::new(0),
-            revoked: OnceLock::new(),
-            revoking: Notify::new(),
-        }
-    }
-
-    fn revoke(&self, reason: Reason) {
-        if self.revoked.set(reason).is_ok() {
-            self.revoking.notify_waiters();
-        }
-    }
-
-    /// Runs `sending` until it ends or the lease is revoked.
-    async fn guard<T>(&self, sending: impl Future<Output = T>) -> Result<T, Reason> {
-        let revoking = self.revoking.notified();
-        tokio::pin!(revoking, sending);
-        // Registered before the flag is read, or a revocation in between would be missed.
-        revoking.as_mut().enable();
-        if let Some(reason) = self.revoked.get() {
-            return Err(*reason);
-        }
-        let answer = tokio::select! {
-            biased;
-            () = revoking => None,
-            answer = sending => Some(answer),
-        };
-        match (self.revoked.get(), answer) {
-            (Some(reason), _) => Err(*reason),
-            (None, Some(answer)) => Ok(answer),
-            (None, None) => Err(Reason::Io),
-        }
-    }
-}
-
-/// What the handles and the background tasks share.
-pub(super) struct Shared {
-    pub(super) config: Config,
-    pub(super) sentinels: Vec<Sentinel>,
-    lease: ArcSwapOption<Lease>,
-    /// A lease that takes no new commands while those under way end.
-    retired: Mutex<Option<Arc<Lease>>>,
-    /// Number of the newest lease, for those who wait for one.
-    published: watch::Sender<u64>,
-    /// Wakes the supervisor.
-    pub(super) wake: Notify,
-    last_reason: Mutex<Option<Reason>>,
-    pub(super) last_failure: Mutex<Option<String>>,
-    waiting: AtomicUsize,
-    connects: AtomicU64,
-    switches: AtomicU64,
-    not_sent: AtomicU64,
-    unknown: AtomicU64,
-}
-
-impl Shared {
-    pub(super) fn lease(&self) -> Option<Arc<Lease>> {
-        self.lease.load_full()
-    }
-
-    /// Makes a lease the one to use.
-    pub(super) fn publish(&self, lease: Lease, switched: bool) {
-        self.drop_retired(Reason::SwitchMaster);
-        let number = lease.number;
-        self.lease.store(Some(Arc::new(lease)));
-        self.connects.fetch_add(1, Ordering::Relaxed);
-        if switched {
-            self.switches.fetch_add(1, Ordering::Relaxed);
-        }
-        self.published.send_replace(number);
-    }
-
-    /// Gives the node of lease `number` up, if it is still the one in use, and wakes the supervisor.
-    pub(super) fn give_up(&self, number: u64, reason: Reason) {
-        let current = self.lease.load();
-        let Some(lease) = current.as_ref().filter(|lease| lease.number == number) else {
-            return;
-        };
-        let taken = self.lease.compare_and_swap(&*current, None);
-        if !taken
-            .as_ref()
-            .is_some_and(|taken| Arc::ptr_eq(taken, lease))
-        {
-            return;
-        }
-        tracing::info!(node = %lease.master, %reason, "gave up redis node");
-        self.drop_retired(reason);
-        *lock(&self.last_reason) = Some(reason);
-        if reason == Reason::FailoverStarted {
-            // What is under way was sent before the failover began and is still being replicated.
-            *lock(&self.retired) = Some(Arc::clone(lease));
-        } else {
-            lease.revoke(reason);
-        }
-        self.wake.notify_one();
-    }
-
-    pub(super) fn drop_retired(&self, reason: Reason) {
-        if let Some(retired) = lock(&self.retired).take() {
-            retired.revoke(reason);
-        }
-    }
-
-    /// Takes in what a command on `lease` came to.
-    pub(super) fn observe(&self, lease: &Lease, outcome: Outcome) {
-        let timeouts = match outcome {
-            Outcome::TimedOut => lease.timeouts.fetch_add(1, Ordering::Relaxed) + 1,
-            _ => {
-                if lease.timeouts.load(Ordering::Relaxed) != 0 {
-                    lease.timeouts.store(0, Ordering::Relaxed);
-                }
-                0
-            }
-        };
-        if let Some(reason) = follow::give_up(outcome, timeouts, self.config.timeouts_in_a_row) {
-            self.give_up(lease.number, reason);
-        }
-    }
-
-    /// The lease in use, or the next one if it comes before the deadline.
-    async fn wait(&self, start: Instant, deadline: Instant) -> Result<Arc<Lease>, Error> {
-        if let Some(lease) = self.lease() {
-            return Ok(lease);
-        }
-        let refuse = |why| {
-            self.not_sent.fetch_add(1, Ordering::Relaxed);
-            Err(Error::NotSent {
-                why,
-                waited: start.elapsed(),
-            })
-        };
-        let limit = self.config.max_waiting;
-        let _place = match Place::take(&self.waiting, limit) {
-            Some(place) => place,
-            None => return refuse(NotSent::Overloaded { limit }),
-        };
-        let mut published = self.published.subscribe();
-        loop {
-            if let Some(lease) = self.lease() {
-                return Ok(lease);
-            }
-            match timeout_at(deadline, published.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) | Err(_) => return refuse(NotSent::NoMaster),
-            }
-        }
-    }
-}
-
-/// One of the places among those who wait.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < limit).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+/// A command that is sent from node to node pauses from the third on, so that two nodes that point at each other do not keep a core busy.
+const FREE_HOPS: u32 = 2;
+/// The longest such pause: a slot that moves is settled within moments.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// Ends the background tasks with the last handle.
-struct Tasks(Vec<JoinHandle<()>>);
+struct Tasks {
+    all: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        for task in &self.0 {
+        for task in &self.all {
             task.abort();
+        }
+        if let Some(cluster) = &self.shared.cluster {
+            cluster.close();
         }
     }
 }
 
-/// A connection to the master of a Redis set-up, wherever the master is. Cheap to clone; all clones share one link.
+/// A connection to the master of a Redis set-up, wherever the master is, or to all masters of a cluster. Cheap to clone; all clones share
+/// one link to each.
 ///
 /// See the [module](super) for what it promises. Its background tasks end when the last clone is dropped.
 #[derive(Clone)]
@@ -239,7 +60,7 @@ impl fmt::Debug for Connection {
             .field("servers", &self.shared.config.servers)
             .field(
                 "master",
-                &self.shared.lease().map(|lease| lease.master.clone()),
+                &self.shared.main.lease().map(|lease| lease.master.clone()),
             )
             .finish_non_exhaustive()
     }
@@ -260,38 +81,29 @@ impl Connection {
     }
 
     pub(super) fn start(config: Config) -> Self {
-        let sentinels = match &config.servers {
-            Servers::Single(_) => Vec::new(),
-            Servers::Sentinel { sentinels, .. } => sentinels
-                .iter()
-                .map(|address| Sentinel::new(address.clone()))
-                .collect(),
-        };
         let timeout = config.command_timeout;
-        let shared = Arc::new(Shared {
-            config,
-            sentinels,
-            lease: ArcSwapOption::empty(),
-            retired: Mutex::new(None),
-            published: watch::Sender::new(0),
-            wake: Notify::new(),
-            last_reason: Mutex::new(None),
-            last_failure: Mutex::new(None),
-            waiting: AtomicUsize::new(0),
-            connects: AtomicU64::new(0),
-            switches: AtomicU64::new(0),
-            not_sent: AtomicU64::new(0),
-            unknown: AtomicU64::new(0),
-        });
-        let mut tasks = vec![tokio::spawn(supervisor::run(Arc::clone(&shared)))];
-        tasks.extend(
+        let shared = Arc::new(Shared::new(config));
+        let first = match &shared.config.servers {
+            Servers::Cluster(_) => tokio::spawn(cluster::run(Arc::clone(&shared))),
+            Servers::Single(_) | Servers::Sentinel { .. } => tokio::spawn(supervisor::run(
+                Arc::clone(&shared),
+                Arc::clone(&shared.main),
+                Finder::Main,
+            )),
+        };
+        let mut all = vec![first];
+        all.extend(
             (0..shared.sentinels.len())
                 .map(|index| tokio::spawn(supervisor::listen(Arc::clone(&shared), index))),
         );
+        let tasks = Arc::new(Tasks {
+            all,
+            shared: Arc::clone(&shared),
+        });
         Self {
             shared,
             timeout,
-            _tasks: Arc::new(Tasks(tasks)),
+            _tasks: tasks,
         }
     }
 
@@ -304,10 +116,10 @@ impl Connection {
         }
     }
 
-    /// Runs one command on the master.
+    /// Runs one command on the master; in a cluster, on the owner of its key's slot.
     ///
-    /// A command that a node refuses because it is not, or not yet, a working master (`READONLY`, `LOADING`, `MASTERDOWN`) has not run; it is
-    /// sent again to the next master within the same deadline.
+    /// A command that a node refuses because of what the node is has not run: it is not, or not yet, a working master (`READONLY`, `LOADING`,
+    /// `MASTERDOWN`), or not the owner (`MOVED`, `ASK`, `TRYAGAIN`, `CLUSTERDOWN`). It is sent again where it belongs within the same deadline.
     ///
     /// # Errors
     /// [`Error`], whose variants say whether the command may have run.
@@ -315,13 +127,19 @@ impl Connection {
     /// # Cancel safety
     /// A dropped future leaves the command's outcome unknown, as [`Error::Unknown`] does; the connection stays good.
     pub async fn run<T: FromRedisValue>(&self, command: &::redis::Cmd) -> Result<T, Error> {
-        let send = |mut link: MultiplexedConnection| async move {
-            command.query_async::<Value>(&mut link).await
+        let send = |mut link: MultiplexedConnection, asking| async move {
+            if asking {
+                command.query_async::<Value>(&mut Asking(link)).await
+            } else {
+                command.query_async::<Value>(&mut link).await
+            }
         };
-        read(self.perform(true, send).await?)
+        let place = self.place(|| keys::of_command(command));
+        read(self.perform(place, |_| true, send).await?)
     }
 
-    /// Runs a script on the master, by its hash where the server knows it and by its text otherwise.
+    /// Runs a script on the master, by its hash where the server knows it and by its text otherwise; in a cluster, on the owner of its
+    /// first key's slot.
     ///
     /// # Errors
     /// As [`run`](Self::run). After [`Error::Server`] the script may have done what came before the error.
@@ -332,14 +150,23 @@ impl Connection {
         &self,
         script: &::redis::ScriptInvocation<'_>,
     ) -> Result<T, Error> {
-        let send = |mut link: MultiplexedConnection| async move {
-            script.invoke_async::<Value>(&mut link).await
+        let send = |mut link: MultiplexedConnection, asking| async move {
+            if asking {
+                script.invoke_async::<Value>(&mut Asking(link)).await
+            } else {
+                script.invoke_async::<Value>(&mut link).await
+            }
         };
-        read(self.perform(true, send).await?)
+        let place = self.place(|| {
+            let mut heard = Overheard::default();
+            let _ = script.invoke_async::<Value>(&mut heard).now_or_never();
+            heard.0.as_ref().map_or(Place::Anywhere, keys::of_command)
+        });
+        read(self.perform(place, |_| true, send).await?)
     }
 
-    /// Runs a pipeline on the master, as one transaction where it is [`atomic`](redis::Pipeline::atomic). It is never sent
-    /// again by itself: a part of it may have run before a refusal.
+    /// Runs a pipeline on the master, as one transaction where it is [`atomic`](redis::Pipeline::atomic). In a cluster all its keys have
+    /// to be in one slot. It is sent again by itself only when none of it has run: a transaction that was aborted, or every command refused.
     ///
     /// # Errors
     /// As [`run`](Self::run). After [`Error::Server`] other commands of a pipeline that is not atomic may have run.
@@ -350,50 +177,113 @@ impl Connection {
         &self,
         pipeline: &::redis::Pipeline,
     ) -> Result<T, Error> {
-        let send = |mut link: MultiplexedConnection| async move {
-            pipeline.query_async::<Value>(&mut link).await
+        let send = |mut link: MultiplexedConnection, asking| async move {
+            if asking {
+                pipeline.query_async::<Value>(&mut Asking(link)).await
+            } else {
+                pipeline.query_async::<Value>(&mut link).await
+            }
         };
-        read(self.perform(false, send).await?)
+        let commands = pipeline.cmd_iter().count();
+        let again = |error: &RedisError| follow::nothing_ran(error, commands);
+        let place = self.place(|| keys::of_pipeline(pipeline));
+        read(self.perform(place, again, send).await?)
     }
 
-    async fn perform<F, Fut>(&self, again: bool, send: F) -> Result<Value, Error>
+    /// Where a command has to run; only a cluster asks.
+    fn place(&self, find: impl FnOnce() -> Place) -> Place {
+        match self.shared.cluster {
+            Some(_) => find(),
+            None => Place::Anywhere,
+        }
+    }
+
+    async fn perform<F, Fut>(
+        &self,
+        place: Place,
+        nothing_ran: impl Fn(&RedisError) -> bool,
+        send: F,
+    ) -> Result<Value, Error>
     where
-        F: Fn(MultiplexedConnection) -> Fut,
+        F: Fn(MultiplexedConnection, bool) -> Fut,
         Fut: Future<Output = Result<Value, RedisError>>,
     {
         let shared = &*self.shared;
         let start = Instant::now();
         let deadline = start + self.timeout;
+        if matches!(place, Place::Everywhere | Place::Several) {
+            return Err(shared.refuse(NotSent::NotOneSlot, start, None));
+        }
         let unknown = |why, source| {
-            shared.unknown.fetch_add(1, Ordering::Relaxed);
+            shared.count_unknown();
             Err(Error::Unknown {
                 why,
                 after: start.elapsed(),
                 source,
             })
         };
+        let mut hop: Option<(String, bool)> = None;
+        let mut tries = 0_u32;
         loop {
-            let lease = shared.wait(start, deadline).await?;
-            let sending = timeout_at(deadline, send(lease.link.clone()));
-            let error = match lease.guard(sending).await {
+            let hopped = hop.take().and_then(|(to, asking)| {
+                let cluster = shared.cluster.as_ref()?;
+                Some((cluster.find_node(&to)?, asking))
+            });
+            let (held, asking) = match hopped {
+                Some(there) => there,
+                None => (shared.wait(place, start, deadline).await?, false),
+            };
+            let under_way = shared.enter(start)?;
+            let sending = timeout_at(deadline, send(held.lease.link.commands.clone(), asking));
+            let error = match held.lease.guard(sending).await {
                 Ok(Ok(Ok(value))) => {
-                    shared.observe(&lease, Outcome::Answered);
+                    shared.observe(&held, &Outcome::Answered);
                     return Ok(value);
                 }
                 Ok(Ok(Err(error))) => error,
                 Ok(Err(_elapsed)) => {
-                    shared.observe(&lease, Outcome::TimedOut);
+                    shared.observe(&held, &Outcome::TimedOut);
                     return unknown(Unknown::TimedOut, None);
                 }
                 Err(reason) => return unknown(Unknown::Demoted(reason), None),
             };
+            drop(under_way);
             let outcome = follow::classify(&error);
-            shared.observe(&lease, outcome);
+            shared.observe(&held, &outcome);
             match outcome {
-                Outcome::Refused(_) if again && Instant::now() < deadline => {}
                 Outcome::TimedOut => return unknown(Unknown::TimedOut, Some(error)),
                 Outcome::Broken => return unknown(Unknown::Broken, Some(error)),
-                Outcome::Refused(_) | Outcome::Answered => {
+                refused if refused.is_refusal() && nothing_ran(&error) => {
+                    // Outside of a cluster a redirection says that the configuration is not one of a cluster.
+                    let elsewhere = matches!(refused, Outcome::Redirected { .. });
+                    if elsewhere && shared.cluster.is_none() {
+                        return Err(Error::Server(error));
+                    }
+                    tries += 1;
+                    let reachable = match refused {
+                        Outcome::Redirected { to, asking } => {
+                            let to = complete(&to, &held.lease.master);
+                            let cluster = shared.cluster.as_ref();
+                            let known = cluster.is_some_and(|c| c.find_node(&to).is_some());
+                            hop = Some((to, asking));
+                            known
+                        }
+                        Outcome::Refused(_) => true,
+                        _ => false,
+                    };
+                    if !reachable || tries > FREE_HOPS {
+                        let pause = Duration::from_millis(1 << tries.min(6)).min(LONGEST_PAUSE);
+                        shared.change_or(deadline.min(Instant::now() + pause)).await;
+                    }
+                    if Instant::now() >= deadline {
+                        let cause = Failure::Link {
+                            address: held.lease.master.clone(),
+                            source: error,
+                        };
+                        return Err(shared.refuse(NotSent::Refused, start, Some(Arc::new(cause))));
+                    }
+                }
+                _ => {
                     return Err(match error.kind() {
                         ErrorKind::Client | ErrorKind::InvalidClientConfig => Error::Invalid(error),
                         _ => Error::Server(error),
@@ -403,38 +293,55 @@ impl Connection {
         }
     }
 
-    /// Waits until a master is connected. For start-up and tests; commands wait by themselves.
+    /// Waits until a master is connected, or in a cluster the owner of every slot. For start-up and tests; commands wait by themselves.
     ///
     /// # Errors
-    /// [`Error::NotSent`] when there is none within `limit`.
+    /// [`Error::NotSent`] when there is none within `limit`; [`Error::failure`] says why.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn ready(&self, limit: Duration) -> Result<(), Error> {
         let start = Instant::now();
-        self.shared.wait(start, start + limit).await.map(drop)
+        self.shared.wait_ready(start, start + limit).await
     }
 
     /// What the connection knows and does right now.
     #[must_use]
     pub fn status(&self) -> Status {
-        let shared = &*self.shared;
-        let lease = shared.lease();
-        Status {
-            master: lease.as_ref().map(|lease| lease.master.clone()),
-            epoch: lease.map_or(0, |lease| lease.epoch),
-            connects: shared.connects.load(Ordering::Relaxed),
-            switches: shared.switches.load(Ordering::Relaxed),
-            last_reason: *lock(&shared.last_reason),
-            last_failure: lock(&shared.last_failure).clone(),
-            waiting: shared.waiting.load(Ordering::Relaxed),
-            not_sent: shared.not_sent.load(Ordering::Relaxed),
-            unknown: shared.unknown.load(Ordering::Relaxed),
-            sentinels: shared.sentinels.iter().map(Sentinel::status).collect(),
-        }
+        self.shared.status()
+    }
+}
+
+/// The address of a redirection in the canonical form; without a host it means that of the node that said so.
+fn complete(to: &str, from: &str) -> String {
+    let Some((host, port)) = to.rsplit_once(':') else {
+        return to.to_owned();
+    };
+    let port = port.parse().unwrap_or(url::DEFAULT_PORT);
+    let from = url::split_address(from, url::DEFAULT_PORT).map(|(host, _)| host);
+    match (host, from) {
+        ("", Some(from)) => follow::address(&from, port),
+        (host, _) => follow::address(host.trim_matches(['[', ']']), port),
     }
 }
 
 fn read<T: FromRedisValue>(value: Value) -> Result<T, Error> {
     ::redis::from_redis_value(value).map_err(|error| Error::Reply(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complete;
+
+    #[test]
+    fn a_redirection_without_a_host_means_the_one_that_gave_it() {
+        for (to, expected) in [
+            ("10.0.0.2:7000", "10.0.0.2:7000"),
+            (":7000", "10.0.0.1:7000"),
+            ("::1:7000", "[::1]:7000"),
+            ("db-1:7000", "db-1:7000"),
+        ] {
+            assert_eq!(complete(to, "10.0.0.1:6379"), expected, "{to}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use ::redis::{ErrorKind, RedisError, ServerErrorKind};
+use ::redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 use serde::Serialize;
 
 /// Why a node was given up.
@@ -29,6 +29,8 @@ pub enum Reason {
     NotMaster,
     /// The Sentinels name another master than the one in use.
     SentinelsDisagree,
+    /// The cluster has given the node's slots to another.
+    ClusterDisagrees,
 }
 
 impl fmt::Display for Reason {
@@ -43,12 +45,13 @@ impl fmt::Display for Reason {
             Self::FailoverStarted => "+try-failover",
             Self::NotMaster => "ROLE is not master",
             Self::SentinelsDisagree => "sentinels name another master",
+            Self::ClusterDisagrees => "the cluster names another master",
         })
     }
 }
 
 /// What the result of one command says about the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It answered, well or with an error of the command's own.
     Answered,
@@ -58,30 +61,74 @@ pub(crate) enum Outcome {
     Broken,
     /// It refused in a way that only a node that is not a working master does.
     Refused(Reason),
+    /// Another node of the cluster has the slot, for good or, when it has to be asked, for the keys that have moved already.
+    Redirected { to: String, asking: bool },
+    /// It works, but cannot serve this slot at the moment.
+    NotNow,
+}
+
+impl Outcome {
+    /// The node has said that it did not run the command.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_) | Self::Redirected { .. } | Self::NotNow
+        )
+    }
 }
 
 /// Reads an error of the driver.
 pub(crate) fn classify(error: &RedisError) -> Outcome {
     match error.kind() {
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => Outcome::Refused(Reason::ReadOnly),
-        ErrorKind::Server(ServerErrorKind::BusyLoading) => Outcome::Refused(Reason::Loading),
-        ErrorKind::Server(ServerErrorKind::MasterDown) => Outcome::Refused(Reason::MasterDown),
-        // A demotion between queueing and EXEC: the abort carries the cause in its text only.
-        ErrorKind::Server(ServerErrorKind::ExecAbort) if error.to_string().contains("READONLY") => {
-            Outcome::Refused(Reason::ReadOnly)
-        }
         _ if error.is_timeout() => Outcome::TimedOut,
         ErrorKind::Io | ErrorKind::Parse => Outcome::Broken,
+        // Of a pipeline or a transaction there are several.
+        ErrorKind::Server(_) => error
+            .clone()
+            .into_server_errors()
+            .iter()
+            .flat_map(|errors| errors.iter())
+            .find_map(|(_, error)| refusal(error))
+            .unwrap_or(Outcome::Answered),
         _ => Outcome::Answered,
     }
 }
 
+/// How a node says that it did not run a command because of what the node is.
+fn refusal(error: &ServerError) -> Option<Outcome> {
+    Some(match error.kind()? {
+        ServerErrorKind::ReadOnly => Outcome::Refused(Reason::ReadOnly),
+        ServerErrorKind::BusyLoading => Outcome::Refused(Reason::Loading),
+        ServerErrorKind::MasterDown => Outcome::Refused(Reason::MasterDown),
+        kind @ (ServerErrorKind::Moved | ServerErrorKind::Ask) => Outcome::Redirected {
+            to: error.details()?.split_ascii_whitespace().nth(1)?.to_owned(),
+            asking: kind == ServerErrorKind::Ask,
+        },
+        ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown => Outcome::NotNow,
+        // A demotion between queueing and EXEC: the abort carries the cause in its text only.
+        ServerErrorKind::ExecAbort if error.details()?.contains("READONLY") => {
+            Outcome::Refused(Reason::ReadOnly)
+        }
+        _ => return None,
+    })
+}
+
+/// Whether none of the `commands` of a pipeline has run: it was a transaction that was aborted, or each was refused.
+pub(crate) fn nothing_ran(error: &RedisError, commands: usize) -> bool {
+    if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) {
+        return true;
+    }
+    error.clone().into_server_errors().is_some_and(|errors| {
+        errors.len() >= commands && errors.iter().all(|(_, error)| refusal(error).is_some())
+    })
+}
+
 /// Whether the node has to be given up now. `timeouts` counts the unanswered commands in a row, this one included.
-pub(crate) fn give_up(outcome: Outcome, timeouts: u32, limit: u32) -> Option<Reason> {
+pub(crate) fn give_up(outcome: &Outcome, timeouts: u32, limit: u32) -> Option<Reason> {
     match outcome {
-        Outcome::Answered => None,
+        Outcome::Answered | Outcome::Redirected { .. } | Outcome::NotNow => None,
         Outcome::Broken => Some(Reason::Io),
-        Outcome::Refused(reason) => Some(reason),
+        Outcome::Refused(reason) => Some(*reason),
         Outcome::TimedOut => (timeouts >= limit).then_some(Reason::Timeouts),
     }
 }
@@ -225,6 +272,9 @@ mod tests {
             ("NOSCRIPT", Outcome::Answered),
             ("NOPERM", Outcome::Answered),
             ("OOM", Outcome::Answered),
+            ("CROSSSLOT", Outcome::Answered),
+            ("TRYAGAIN", Outcome::NotNow),
+            ("CLUSTERDOWN", Outcome::NotNow),
         ] {
             assert_eq!(classify(&server(code)), outcome, "{code}");
         }
@@ -236,6 +286,23 @@ mod tests {
         ] {
             let error = RedisError::from(std::io::Error::from(kind));
             assert_eq!(classify(&error), outcome, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_redirection_names_where_to_and_whether_to_ask() {
+        for (text, to, asking) in [
+            ("MOVED 3999 127.0.0.1:6381", "127.0.0.1:6381", false),
+            ("ASK 3999 ::1:6381", "::1:6381", true),
+            ("MOVED 3999 :6381", ":6381", false),
+        ] {
+            let error = ::redis::parse_redis_value(format!("-{text}\r\n").as_bytes())
+                .and_then(|value| value.extract_error())
+                .unwrap_err();
+            let to = to.to_owned();
+            assert_eq!(classify(&error), Outcome::Redirected { to, asking });
+            assert!(nothing_ran(&error, 1));
+            assert!(!nothing_ran(&error, 2), "the other may have run");
         }
     }
 
@@ -252,7 +319,7 @@ mod tests {
             (Outcome::Broken, 0, Some(Reason::Io)),
             (Outcome::Refused(Reason::Loading), 0, Some(Reason::Loading)),
         ] {
-            assert_eq!(give_up(outcome, timeouts, limit), expected, "{outcome:?}");
+            assert_eq!(give_up(&outcome, timeouts, limit), expected, "{outcome:?}");
         }
     }
 

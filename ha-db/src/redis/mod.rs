@@ -17,6 +17,18 @@
 //! - Every command has a deadline of its own, also on a frozen server. Without a master, commands wait until then
 //!   and end as [`Error::NotSent`]. One task reconnects, however many commands wait.
 //!
+//! - It never has more than a bounded number of commands under way or waiting; one more fails at once.
+//!
+//! # In a cluster
+//! Each command goes to the owner of its key's slot, and all of the above holds for each master by itself. Who owns what is asked of the
+//! masters every second and at once on any sign of a change (`MOVED`, `CLUSTERDOWN`, a broken link, a timeout). Of each slot the
+//! claim with the highest configuration epoch holds, and never one below what is known: a master that was frozen or cut off while its
+//! replica took over does not get its slots back. Commands that meet a slot on the move are sent where their keys are (`ASK`), within their
+//! deadline. The driver's own cluster connection sends a command again after a broken link, so that an `INCR` may be applied twice; this one says
+//! [`Error::Unknown`].
+//!
+//! A command that is about every node (`KEYS`, `SCAN`, `FLUSHALL`) or about keys in several slots is refused before it is sent.
+//!
 //! # What it does not do
 //! Redis replicates asynchronously: a write that the master acknowledged and did not replicate before it died is lost. So is one
 //! that a partitioned client gives to a partitioned master before the first Sentinel is heard
@@ -26,6 +38,15 @@
 //! # URLs
 //! - `redis://[user:password@]host[:port][/db]`
 //! - `redis+sentinel://[user:password@]host[:port],host[:port],…/master-name[/db][?sentinel_user=…&sentinel_password=…]`
+//! - `redis+cluster://[user:password@]host[:port],host[:port],…`
+//! - With `rediss` in place of `redis`: the same over TLS (feature `tls`), Sentinels included. `?tls_ca_file=…` names whom to trust;
+//!   without it, whom the system trusts.
+//!
+//! User, password, names and parameters are percent-encoded.
+//!
+//! # What a user needs
+//! With ACLs, the user's commands, `ROLE` and `PING`; in a cluster `CLUSTER|NODES`; the Sentinels' user `SENTINEL|MASTER`, `SUBSCRIBE` to
+//! `+switch-master` and `+try-failover`, and `PING`. [`Failure::NotAllowed`] says what is missing.
 //!
 //! ```no_run
 //! use ha_db::redis::{Connection, driver};
@@ -41,16 +62,21 @@
 #[doc(no_inline)]
 pub use ::redis as driver;
 
+mod cluster;
 mod config;
 mod connection;
+mod dial;
 mod error;
 mod follow;
+mod seat;
 mod sentinel;
+mod shared;
 mod status;
 mod supervisor;
+mod url;
 
 pub use config::Builder;
 pub use connection::Connection;
-pub use error::{ConfigError, Error, NotSent, Unknown};
+pub use error::{ConfigError, Error, Failure, NotSent, Unknown};
 pub use follow::Reason;
-pub use status::{SentinelStatus, Status};
+pub use status::{NodeStatus, SentinelStatus, Status};

@@ -2,21 +2,20 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use ::redis::aio::{MultiplexedConnection, PubSub};
-use ::redis::{AsyncConnectionConfig, RedisError};
-use tokio::time::timeout;
+use ::redis::aio::PubSub;
 
-use super::config::{Login, client};
-use super::connection::lock;
+use super::config::Config;
+use super::dial::{Link, refused};
+use super::error::Failure;
 use super::follow::{self, Answer};
+use super::seat::lock;
 use super::status::SentinelStatus;
 
 /// A Sentinel that was configured.
 pub(super) struct Sentinel {
     address: String,
-    link: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    link: Mutex<Option<Link>>,
     named: Mutex<Option<String>>,
     pub(super) subscribed: AtomicBool,
 }
@@ -25,7 +24,7 @@ impl Sentinel {
     pub(super) fn new(address: String) -> Self {
         Self {
             address,
-            link: tokio::sync::Mutex::new(None),
+            link: Mutex::new(None),
             named: Mutex::new(None),
             subscribed: AtomicBool::new(false),
         }
@@ -43,70 +42,48 @@ impl Sentinel {
         }
     }
 
-    /// Asks for the master; `None` when there is no answer in time. Only the supervisor asks.
-    pub(super) async fn ask(&self, name: &str, login: &Login, limit: Duration) -> Option<Answer> {
-        let asked = timeout(limit, self.ask_unbounded(name, login, limit)).await;
-        let answer = match asked {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                tracing::debug!(sentinel = %self.address, %error, "sentinel did not answer");
-                None
-            }
-            Err(_) => {
-                // A link that did not answer once may be dead for good.
-                if let Ok(mut link) = self.link.try_lock() {
-                    *link = None;
-                }
-                None
-            }
-        };
-        *lock(&self.named) = answer.as_ref().map(|answer| answer.master.clone());
+    /// Asks for the master. Only the supervisor asks.
+    pub(super) async fn ask(&self, name: &str, config: &Config) -> Result<Answer, Failure> {
+        let answer = self.ask_over_link(name, config).await;
+        *lock(&self.named) = answer.as_ref().ok().map(|answer| answer.master.clone());
         answer
     }
 
-    async fn ask_unbounded(
-        &self,
-        name: &str,
-        login: &Login,
-        limit: Duration,
-    ) -> Result<Option<Answer>, RedisError> {
-        let mut slot = self.link.lock().await;
-        let mut link = match slot.take() {
+    async fn ask_over_link(&self, name: &str, config: &Config) -> Result<Answer, Failure> {
+        let login = &config.sentinel_login;
+        // Taken out: after a question without an answer the link may be dead for good, and is not put back.
+        let taken = lock(&self.link).take();
+        let mut link = match taken {
             Some(link) => link,
-            None => {
-                let settings = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(limit))
-                    .set_response_timeout(Some(limit));
-                client(&self.address, login, 0)?
-                    .get_multiplexed_async_connection_with_config(&settings)
-                    .await?
-            }
+            None => config.dialer.link(&self.address, login, 0).await?,
         };
-        let fields: Vec<String> = ::redis::cmd("SENTINEL")
+        let mut command = ::redis::cmd("SENTINEL");
+        let asking = command
             .arg("MASTER")
             .arg(name)
-            .query_async(&mut link)
-            .await?;
-        *slot = Some(link);
-        Ok(follow::parse_master(&fields))
+            .query_async::<Vec<String>>(&mut link.commands);
+        let reply = config.dialer.within(&self.address, asking).await?;
+        let unknown = || Failure::UnknownMaster {
+            name: name.to_owned(),
+            sentinel: self.address.clone(),
+        };
+        let fields = match reply {
+            Ok(fields) => fields,
+            // ERR No such master with that name
+            Err(error) if error.to_string().contains("No such master") => return Err(unknown()),
+            Err(error) => return Err(refused(&self.address, login, error)),
+        };
+        *lock(&self.link) = Some(link);
+        follow::parse_master(&fields).ok_or_else(unknown)
     }
 
     /// Subscribes to the announcements about masters.
-    pub(super) async fn subscribe(
-        &self,
-        login: &Login,
-        limit: Duration,
-    ) -> Result<PubSub, RedisError> {
-        let subscribing = async {
-            let mut channel = client(&self.address, login, 0)?.get_async_pubsub().await?;
-            channel
-                .subscribe(&["+switch-master", "+try-failover"])
-                .await?;
-            Ok(channel)
-        };
-        match timeout(limit, subscribing).await {
-            Ok(result) => result,
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-        }
+    pub(super) async fn subscribe(&self, config: &Config) -> Result<PubSub, Failure> {
+        let login = &config.sentinel_login;
+        let mut channel = config.dialer.announcements(&self.address, login).await?;
+        let subscribing = channel.subscribe(&["+switch-master", "+try-failover"]);
+        let subscribed = config.dialer.within(&self.address, subscribing).await?;
+        subscribed.map_err(|error| refused(&self.address, login, error))?;
+        Ok(channel)
     }
 }

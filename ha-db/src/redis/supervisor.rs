@@ -1,24 +1,34 @@
-//! The background tasks: one that finds and connects the master, and one per Sentinel that listens.
+//! The background tasks: one per master that finds and connects it, and one per Sentinel that listens.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, RedisError, Value};
+use ::redis::{RedisError, Value};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::config::{Servers, client};
-use super::connection::{Lease, Shared, lock};
+use super::config::Servers;
+use super::dial::refused;
+use super::error::Failure;
 use super::follow::{self, Choice, Event, Outcome, Reason};
+use super::seat::{Held, Lease, Seat};
+use super::shared::Shared;
+
+/// Which master a supervisor keeps connected.
+pub(super) enum Finder {
+    /// The one of the configuration, or the one that the Sentinels name.
+    Main,
+    /// A node of a cluster.
+    Node(String),
+}
 
 /// What the supervisor remembers between tries.
+#[derive(Default)]
 struct Memory {
     /// Newest epoch acted upon.
     epoch: u64,
-    /// Leases made so far.
-    leases: u64,
     last_master: Option<String>,
     /// Since when a failover is waited for.
     holding: Option<Instant>,
@@ -33,47 +43,30 @@ impl Memory {
     }
 }
 
-/// Why there is no connection yet.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("no sentinel names the master")]
-    Nobody,
-    #[error("a failover is under way")]
-    Failover,
-    #[error("{master}: {error}")]
-    Connect { master: String, error: RedisError },
-    #[error("{master}: no answer in time")]
-    TimedOut { master: String },
-    #[error("{master}: ROLE is {role}, not master")]
-    NotMaster { master: String, role: String },
-}
-
-/// Keeps a lease published for as long as there is a master.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let mut memory = Memory {
-        epoch: 0,
-        leases: 0,
-        last_master: None,
-        holding: None,
-    };
+/// Keeps a lease published at this seat for as long as there is a master.
+pub(super) async fn run(shared: Arc<Shared>, seat: Arc<Seat>, finder: Finder) {
+    let mut memory = Memory::default();
     let backoff = shared.config.backoff;
     let mut attempt = 0_u32;
     loop {
-        while shared.lease().is_none() {
-            match establish(&shared, &mut memory).await {
+        while seat.lease().is_none() {
+            match establish(&shared, &finder, &mut memory).await {
                 Ok(lease) => {
                     let switched = memory
                         .last_master
                         .replace(lease.master.clone())
                         .is_some_and(|last| last != lease.master);
                     tracing::info!(master = %lease.master, epoch = lease.epoch, switched, "connected to redis master");
-                    *lock(&shared.last_failure) = None;
-                    shared.publish(lease, switched);
+                    shared.publish(&seat, lease, switched);
                 }
                 Err(failure) => {
-                    tracing::debug!(%failure, attempt, "no redis master yet");
+                    if failure.needs_repair() {
+                        tracing::warn!(failure = failure.chain(), attempt, "no redis master");
+                    } else {
+                        tracing::debug!(failure = failure.chain(), attempt, "no redis master yet");
+                    }
                     let failing_over = matches!(failure, Failure::Failover);
-                    *lock(&shared.last_failure) = Some(failure.to_string());
+                    seat.failed(failure);
                     // A failover ends within moments and everybody waits for it: look often.
                     let retry = if failing_over {
                         attempt.min(2)
@@ -83,14 +76,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
                     attempt = attempt.saturating_add(1);
                     let pause = backoff.delay(retry, fastrand::u64(..));
                     // An announcement cuts the pause short.
-                    let _ = timeout(pause, shared.wake.notified()).await;
+                    let _ = timeout(pause, seat.wake.notified()).await;
                 }
             }
         }
         let connected = Instant::now();
-        while shared.lease().is_some() {
-            let _ = timeout(shared.config.check_interval, shared.wake.notified()).await;
-            check(&shared, &mut memory).await;
+        while let Some(held) = Held::of(&seat) {
+            let _ = timeout(shared.config.check_interval, seat.wake.notified()).await;
+            check(&shared, &finder, &held, &mut memory).await;
         }
         // A node that says it is a master and refuses all the same would be reconnected without a pause.
         if connected.elapsed() < backoff.ceiling(u32::MAX) {
@@ -103,52 +96,37 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 /// Finds the master, connects it and makes sure that it is one.
-async fn establish(shared: &Shared, memory: &mut Memory) -> Result<Lease, Failure> {
-    let (master, epoch) = locate(shared, memory).await?;
-    let config = &shared.config;
-    let limit = config.connect_timeout;
-    let bounded = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(limit))
-        // Every command has a deadline of its own.
-        .set_response_timeout(None);
-    let connecting = async {
-        let client = client(&master, &config.login, config.db)?;
-        client
-            .get_multiplexed_async_connection_with_config(&bounded)
-            .await
+async fn establish(
+    shared: &Shared,
+    finder: &Finder,
+    memory: &mut Memory,
+) -> Result<Lease, Failure> {
+    let (master, epoch) = match finder {
+        Finder::Main => locate(shared, memory).await?,
+        Finder::Node(address) => (address.clone(), 0),
     };
-    let timed_out = || Failure::TimedOut {
-        master: master.clone(),
-    };
-    let failed = |error| Failure::Connect {
-        master: master.clone(),
-        error,
-    };
-    // Its own timeout as well: the driver's does not cover the handshake.
-    let mut link = timeout(limit, connecting)
-        .await
-        .map_err(|_| timed_out())?
-        .map_err(failed)?;
-    let role = timeout(limit, role(&mut link))
-        .await
-        .map_err(|_| timed_out())?
-        .map_err(failed)?;
+    let (dialer, login) = (&shared.config.dialer, &shared.config.login);
+    let mut link = dialer.link(&master, login, shared.config.db).await?;
+    let failed = |error| refused(&master, login, error);
+    let role = dialer.within(&master, role(&mut link.commands)).await?;
+    let role = role.map_err(failed)?;
     if role != "master" {
-        return Err(Failure::NotMaster { master, role });
+        return Err(Failure::NotMaster {
+            address: master,
+            role,
+        });
     }
     // ROLE is answered while the data set is still being loaded; PING is not.
-    timeout(limit, ::redis::cmd("PING").exec_async(&mut link))
-        .await
-        .map_err(|_| timed_out())?
-        .map_err(failed)?;
+    let ping = ::redis::cmd("PING");
+    let ping = ping.exec_async(&mut link.commands);
+    dialer.within(&master, ping).await?.map_err(failed)?;
     memory.epoch = epoch;
-    memory.leases += 1;
-    Ok(Lease::new(link, master, memory.leases, epoch))
+    Ok(Lease::new(link, master, epoch))
 }
 
 /// Where the master is, by configuration or by the Sentinels.
 async fn locate(shared: &Shared, memory: &mut Memory) -> Result<(String, u64), Failure> {
-    match consult(shared, memory).await {
+    match consult(shared, memory).await? {
         Choice::Use {
             master,
             epoch,
@@ -161,49 +139,85 @@ async fn locate(shared: &Shared, memory: &mut Memory) -> Result<(String, u64), F
             memory.holding.get_or_insert_with(Instant::now);
             Err(Failure::Failover)
         }
-        Choice::Nobody => Err(Failure::Nobody),
+        Choice::Nobody => Err(no_sentinel(shared)),
     }
 }
 
-async fn consult(shared: &Shared, memory: &Memory) -> Choice {
+fn no_sentinel(shared: &Shared) -> Failure {
+    let asked: Vec<&str> = shared.sentinels.iter().map(|s| s.address()).collect();
+    Failure::NoSentinel {
+        asked: asked.join(", "),
+    }
+}
+
+/// What the Sentinels say; a failure when none of them says anything and one of them says why.
+async fn consult(shared: &Shared, memory: &Memory) -> Result<Choice, Failure> {
     let config = &shared.config;
     let name = match &config.servers {
         Servers::Single(node) => {
-            return Choice::Use {
+            return Ok(Choice::Use {
                 master: node.clone(),
                 epoch: 0,
                 settled: true,
-            };
+            });
         }
         Servers::Sentinel { name, .. } => name,
+        Servers::Cluster(_) => return Ok(Choice::Nobody),
     };
     let asking = shared
         .sentinels
         .iter()
-        .map(|sentinel| sentinel.ask(name, &config.sentinel_login, config.connect_timeout));
-    let answers: Vec<_> = join_all(asking).await.into_iter().flatten().collect();
+        .map(|sentinel| sentinel.ask(name, config));
+    let mut answers = Vec::new();
+    let mut failure = None;
+    for answer in join_all(asking).await {
+        match answer {
+            Ok(answer) => answers.push(answer),
+            Err(found) => {
+                tracing::debug!(failure = found.chain(), "sentinel did not answer");
+                if found.needs_repair() {
+                    failure = Some(found);
+                }
+            }
+        }
+    }
+    if answers.is_empty()
+        && let Some(failure) = failure
+    {
+        return Err(failure);
+    }
     let hold = memory
         .holding
         .is_none_or(|since| since.elapsed() < config.failover_hold)
         && !config.failover_hold.is_zero();
-    follow::choose(&answers, shared.sentinels.len(), memory.epoch, hold)
+    Ok(follow::choose(
+        &answers,
+        shared.sentinels.len(),
+        memory.epoch,
+        hold,
+    ))
 }
 
 /// Compares the connection in use with what the node and the Sentinels say.
-async fn check(shared: &Shared, memory: &mut Memory) {
-    let Some(lease) = shared.lease() else {
-        return;
+async fn check(shared: &Shared, finder: &Finder, held: &Held, memory: &mut Memory) {
+    let lease = &held.lease;
+    let mut link = lease.link.commands.clone();
+    let consulting = async {
+        match finder {
+            // The Sentinels being away says nothing about the master.
+            Finder::Main => consult(shared, memory).await.unwrap_or(Choice::Nobody),
+            Finder::Node(_) => Choice::Nobody,
+        }
     };
-    let mut link = lease.link.clone();
     let (choice, role) = tokio::join!(
-        consult(shared, memory),
+        consulting,
         timeout(shared.config.connect_timeout, role(&mut link)),
     );
     match role {
         Ok(Ok(role)) if role == "master" => {}
-        Ok(Ok(_)) => shared.give_up(lease.number, Reason::NotMaster),
-        Ok(Err(error)) => shared.observe(&lease, follow::classify(&error)),
-        Err(_) => shared.observe(&lease, Outcome::TimedOut),
+        Ok(Ok(_)) => shared.give_up(held, Reason::NotMaster),
+        Ok(Err(error)) => shared.observe(held, &follow::classify(&error)),
+        Err(_) => shared.observe(held, &Outcome::TimedOut),
     }
     match choice {
         Choice::Use {
@@ -213,16 +227,15 @@ async fn check(shared: &Shared, memory: &mut Memory) {
         } => {
             memory.settle(settled);
             if master != lease.master {
-                shared.give_up(lease.number, Reason::SentinelsDisagree);
+                shared.give_up(held, Reason::SentinelsDisagree);
             } else {
                 memory.epoch = epoch;
             }
         }
         Choice::Hold => {
             memory.holding.get_or_insert_with(Instant::now);
-            shared.give_up(lease.number, Reason::FailoverStarted);
+            shared.give_up(held, Reason::FailoverStarted);
         }
-        // The Sentinels being away says nothing about the master.
         Choice::Nobody => {}
     }
 }
@@ -245,15 +258,12 @@ pub(super) async fn listen(shared: Arc<Shared>, index: usize) {
     let config = &shared.config;
     let mut attempt = 0;
     loop {
-        match sentinel
-            .subscribe(&config.sentinel_login, config.connect_timeout)
-            .await
-        {
+        match sentinel.subscribe(config).await {
             Ok(channel) => {
                 attempt = 0;
                 sentinel.subscribed.store(true, Ordering::Relaxed);
                 // What was announced while nobody listened has to be asked for.
-                shared.wake.notify_one();
+                shared.main.wake.notify_one();
                 let (mut sink, mut messages) = channel.split();
                 loop {
                     match timeout(config.check_interval, messages.next()).await {
@@ -276,8 +286,8 @@ pub(super) async fn listen(shared: Arc<Shared>, index: usize) {
                 }
                 sentinel.subscribed.store(false, Ordering::Relaxed);
             }
-            Err(error) => {
-                tracing::debug!(sentinel = %sentinel.address(), %error, "cannot listen to sentinel");
+            Err(failure) => {
+                tracing::debug!(failure = failure.chain(), "cannot listen to sentinel");
             }
         }
         sleep(config.backoff.delay(attempt, fastrand::u64(..))).await;
@@ -287,20 +297,19 @@ pub(super) async fn listen(shared: Arc<Shared>, index: usize) {
 
 fn announce(shared: &Shared, sentinel: &str, event: Event) {
     tracing::info!(sentinel, ?event, "sentinel announced");
-    let lease = shared.lease();
+    let seat = &shared.main;
     match event {
         Event::Switched { to } => {
-            shared.drop_retired(Reason::SwitchMaster);
-            if let Some(lease) = lease.filter(|lease| lease.master != to) {
-                shared.give_up(lease.number, Reason::SwitchMaster);
-            } else {
-                shared.wake.notify_one();
+            seat.drop_retired(Reason::SwitchMaster);
+            match seat.lease() {
+                Some(lease) if lease.master != to => {
+                    seat.give_up(&lease, Reason::SwitchMaster);
+                }
+                _ => seat.wake.notify_one(),
             }
         }
         Event::FailoverStarted if !shared.config.failover_hold.is_zero() => {
-            if let Some(lease) = lease {
-                shared.give_up(lease.number, Reason::FailoverStarted);
-            }
+            seat.vacate(Reason::FailoverStarted);
         }
         Event::FailoverStarted => {}
     }
