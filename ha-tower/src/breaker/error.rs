@@ -3,6 +3,9 @@ use std::time::Duration;
 use tower::BoxError;
 
 /// Why a call through a breaker failed.
+///
+/// A router takes no service that fails ("the trait bound `Infallible: From<breaker::Error>` is not satisfied"): there the layer made by
+/// [`BreakerLayer::into_http`](super::BreakerLayer::into_http) answers by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -37,6 +37,8 @@ pub(super) struct Config {
 
 impl RetryLayer {
     /// The HTTP policy with its defaults.
+    ///
+    /// The service inside fails with a [`std::error::Error`]; where that is a `BoxError`, [`Boxed`](super::Boxed) makes one of it.
     #[must_use]
     pub fn http() -> Self {
         Self::builder().into_layer(Arc::new(Budget::standard(clock::now())))

@@ -104,6 +104,7 @@
 //! Dropping the future drops the attempt under way; no other is made and nothing runs on. A retry that was granted by the
 //! budget and not sent yet goes back into it.
 
+mod boxed;
 mod builder;
 mod future;
 pub mod generic;
@@ -117,6 +118,7 @@ mod service;
 mod status;
 mod terms;
 
+pub use boxed::Boxed;
 pub use builder::Builder;
 pub use future::ResponseFuture;
 pub use layer::RetryLayer;

@@ -346,3 +346,24 @@ async fn when_the_service_fails_before_the_next_attempt_the_last_answer_is_the_a
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     assert_eq!(Attempts::of(&response), Attempts(1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_boxed_error_holds_decides_as_if_there_was_no_box() {
+    let refused = || BoxError::from(crate::breaker::Error::Open { retry_in: None });
+    let broken = || BoxError::from(Broke::default());
+    for (fail, expected) in [(refused as fn() -> BoxError, 1), (broken, 3)] {
+        let calls = Arc::new(Mutex::new(0));
+        let counted = calls.clone();
+        let service = service_fn(move |_: Request<Replay<Empty<Bytes>>>| {
+            *counted.lock().unwrap() += 1;
+            ready(Err::<Response<Full<Bytes>>, _>(fail()))
+        });
+        let client = RetryLayer::http().layer(service.map_err(Boxed::from));
+        let error = client
+            .oneshot(Request::new(Empty::new()))
+            .await
+            .unwrap_err();
+        assert_eq!(error.into_inner().to_string(), fail().to_string());
+        assert_eq!(*calls.lock().unwrap(), expected);
+    }
+}
