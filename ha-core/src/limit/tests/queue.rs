@@ -181,11 +181,11 @@ fn numbers_that_make_no_sense_are_refused_by_name_and_value() {
         ),
         (
             QueueConfig {
-                interval: 9 * MS,
+                interval: 5 * MS,
                 ..good
             },
             "queue.interval",
-            "9ms",
+            "5ms",
         ),
         (
             QueueConfig {
