@@ -125,6 +125,18 @@ impl KeyRing {
             .chain(&self.previous)
             .any(|key| key.mac(domain, message).verify_slice(tag).is_ok())
     }
+
+    /// A secret for the purpose `domain` from each key, the current one's first: for what a signature is not enough for, such as
+    /// encryption. Nobody can tell the key, or the secret for another purpose, from one.
+    pub fn derive(&self, domain: &str) -> impl Iterator<Item = [u8; TAG_LEN]> {
+        std::iter::once(&self.current)
+            .chain(&self.previous)
+            .map(move |key| {
+                // A message that `sign` cannot be given by accident, since its callers sign what they send.
+                let mac = key.mac(domain, b"derived secret");
+                mac.finalize().into_bytes().into()
+            })
+    }
 }
 
 impl From<Key> for KeyRing {
@@ -176,6 +188,19 @@ mod tests {
         assert!(!ring.verify("ab", b"d", &tag));
         assert!(!ring.verify("ab", b"c", &tag[..16]));
         assert!(!ring.verify("ab", b"c", b""));
+    }
+
+    #[test]
+    fn each_key_has_a_secret_of_its_own_for_each_purpose() {
+        let ring = KeyRing::new(key(2), [key(1)]);
+        let secrets: Vec<_> = ring.derive("cookie").collect();
+        assert_eq!(secrets.len(), 2);
+        assert_ne!(secrets[0], secrets[1]);
+        assert_eq!(
+            secrets[1],
+            KeyRing::from(key(1)).derive("cookie").next().unwrap()
+        );
+        assert_ne!(secrets[0], ring.derive("ticket").next().unwrap());
     }
 
     #[test]

@@ -41,6 +41,42 @@ pub enum ConfigError {
         /// What was given.
         name: String,
     },
+    /// The cookie's domain is not a host name. A leading dot means nothing any more (RFC 6265) and is left out.
+    #[error("cookie domain {domain:?} is not a host name")]
+    CookieDomain {
+        /// What was given.
+        domain: String,
+    },
+    /// The cookie's path does not begin with a slash, or holds a semicolon, a space or a control character.
+    #[error("cookie path {path:?} does not begin with a slash, or holds what no path may")]
+    CookiePath {
+        /// What was given.
+        path: String,
+    },
+    /// Browsers would silently drop a cookie of this name with these attributes.
+    #[error("cookie {name:?} must have {needs}, not {given}")]
+    CookieRule {
+        /// The name, with its prefix.
+        name: String,
+        /// What it must have.
+        needs: &'static str,
+        /// What it was given.
+        given: String,
+    },
+    /// Copies of a session for an outage must live for a second at least and not for long.
+    #[error("degraded sessions of {lifetime:?} are shorter than a second or longer than {max:?}")]
+    TicketLifetime {
+        /// What was given.
+        lifetime: Duration,
+        /// The most.
+        max: Duration,
+    },
+    /// The name of a schema or table is empty or holds what no such name can.
+    #[error("{name:?} is not the name of a schema or table")]
+    TableName {
+        /// What was given.
+        name: String,
+    },
     /// The Redis key prefix holds a brace, which would change the hash tag.
     #[error("key prefix {prefix:?} is empty or holds a brace")]
     KeyPrefix {
@@ -144,6 +180,10 @@ pub enum SessionError {
         /// The newest format known.
         supported: u8,
     },
+    /// The headers of the answer have left, and with them the last chance to hand out a new cookie: a stream or a socket can change
+    /// a session and end it, but neither start nor rotate one. Nothing was stored.
+    #[error("the answer has begun, a session can no more be started or rotated")]
+    Answered,
     /// The operating system gave no random bytes for a new id.
     #[error("no random bytes for a session id")]
     Random(#[source] getrandom::Error),

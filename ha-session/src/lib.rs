@@ -13,7 +13,8 @@
 //! # What is promised
 //!
 //! 1. **Unknown is not gone.** A store has three answers: found, gone for certain, and unknown. On unknown the client gets
-//!    503 with `Retry-After` and keeps its cookie; nothing is started, written or cleared.
+//!    503 with `Retry-After` and keeps its cookie; nothing is started, written or cleared. An app may opt in to show a few values
+//!    from a copy that the client carries ([`Degraded`]).
 //! 2. **Changes merge.** A commit is a patch of the names that changed, applied in one atomic step. Requests that change
 //!    different names never lose each other's changes; for the same name [`OnConflict`] says who wins.
 //! 3. **Gone stays gone.** The patch of a slow request is dropped when the session ended under it, and its client gets
@@ -29,8 +30,9 @@
 //!    changed: not read. Only read: nothing written, except for extending the idle window once a tenth of it has passed. No
 //!    change: no `Set-Cookie`.
 //! 8. **Time is the store's.** Both limits of [`Expiry`] are kept on the store's clock; skewed app servers do not matter.
-//! 9. **Secrets stay secret.** Ids have 192 random bits; stores and logs see their SHA-256 only. The cookie is `__Host-id`,
-//!    signed, `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`. Keys rotate with [`KeyRing`].
+//! 9. **Secrets stay secret.** Ids have 192 random bits; stores see their SHA-256 only, logs a keyed hash of that. The cookie is
+//!    `__Host-id`, signed or encrypted, `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`; attributes that a browser would refuse
+//!    are refused when the layer is built ([`CookieConfig`]). Keys rotate with [`KeyRing`].
 //! 10. **Bad input is no session.** A garbled cookie, one of another key, one without a signature: all count as no cookie,
 //!     without an error, a panic or a question to the store. They say nothing about any session, and the first
 //!     session that the request starts replaces them.
@@ -47,8 +49,9 @@
 //! - Sessions are not encrypted in the store. The cookie holds no data, only the id and a version.
 //! - The holder of a *copy* of the cookie may see a session for some seconds after its sign-out in rare double failures;
 //!   [`Tiered`] says in which, and how to bound it.
-//! - The commit happens once the handler has returned its answer; what a streamed body does to the session later must be
-//!   committed with [`Session::commit`].
+//! - The commit happens once the handler has returned its answer; what a streamed body or a socket does to the session later must be
+//!   committed with [`Session::commit`], and can neither start a session nor rotate its id: the cookie would have left already.
+//! - A handler that panics has changed nothing, except that a sign-out which it asked for is carried out.
 //!
 //! # Which store promises what
 //!
@@ -128,12 +131,28 @@
 //! | `redis` | no | [`RedisStore`] |
 //! | `postgres` | no | [`PostgresStore`] |
 //! | `redis` and `postgres` | no | [`Tiered`] |
+//! | `conformance` | no | the laws of a [`Store`], for tests of a store of your own |
+//! | `tower-sessions-014`, `tower-sessions-015` | no | a store behind tower-sessions' `SessionStore`, and with 0.14 behind axum-login 0.18 |
+//! | `migrate-tower-sessions` | no | sessions that tower-sessions left in Redis and PostgreSQL go on |
+//! | `metrics` | no | the metrics below, through the metrics facade |
 //!
-//! # Log events
+//! # Metrics
 //!
-//! Target `ha_session`, field `session` with the SHA-256 of the id: `session state unknown` (warn), `session failed the request`
-//! (warn), `redis lost acknowledged session changes` and `postgresql lost acknowledged session changes` (warn), `redis was not
-//! told of a sign-out` (warn), `session not touched` (debug).
+//! | metric | labels | |
+//! |---|---|---|
+//! | `ha_session_store_total` | `operation` (`load`, `commit`, `destroy`, `touch`, `list`, `revoke`, `revoke_all`), `outcome` (`found`, `gone`, `committed`, `superseded`, `conflict`, `too_large`, `done`, `unknown`) | counter: answers of the store |
+//! | `ha_session_store_seconds` | `operation` | histogram: how long they took |
+//! | `ha_session_degraded_total` | | counter: requests that saw the copy that their client carried |
+//! | `ha_session_refused_total` | `status` | counter: answers of the layer instead of the handler's |
+//!
+//! # Log events and spans
+//!
+//! Target `ha_session`. The layer names a session by [`Session::log_id`], in the field `session`: a keyed hash, which leads from a
+//! log neither to the cookie nor to the entry in the store. Span `session_store` (debug) with `operation` and `session` around each
+//! conversation with the store. Events: `session state unknown` (warn, with `degraded`), `session failed the request` (warn), `session
+//! changes made after the answer were never committed` (warn), `copied session not deleted where it was` (warn), `session not touched`
+//! (debug); and of the stores, inside that span, `redis lost acknowledged session changes`, `postgresql lost acknowledged session
+//! changes` and `redis was not told of a sign-out` (warn).
 //!
 //! [`KeyRing`]: crate::KeyRing
 
@@ -145,14 +164,24 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+#[cfg(any(feature = "tower-sessions-014", feature = "tower-sessions-015"))]
+pub mod adapter;
 #[cfg(feature = "axum")]
 mod axum;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod cookie;
 mod engine;
 mod error;
 mod expiry;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod middleware;
+#[cfg(feature = "migrate-tower-sessions")]
+pub mod migrate_from;
+mod observe;
 mod principal;
 mod record;
 mod session;
@@ -164,13 +193,14 @@ pub use ha_core::sign::{Key, KeyRing};
 
 #[cfg(feature = "axum")]
 pub use self::axum::MissingLayer;
+pub use self::cookie::{CookieConfig, Degraded, Lifetime, Prefix, Protection, SameSite};
 pub use self::error::{ConfigError, SessionError};
 pub use self::expiry::Expiry;
 pub use self::id::SessionKey;
 pub use self::middleware::{ResponseFuture, SessionLayer, SessionLayerBuilder, SessionService};
 pub use self::principal::{Claim, Owner, Principal, SessionInfo};
 pub use self::record::{Change, FORMAT, Patch, Record, Value, Version};
-pub use self::session::{OnConflict, Session};
+pub use self::session::{OnConflict, OnServerError, Session};
 #[cfg(feature = "redis")]
 pub use self::store::RedisStore;
 pub use self::store::{

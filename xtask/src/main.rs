@@ -110,6 +110,7 @@ fn ci() -> Result<(), Failure> {
     .env("RUSTDOCFLAGS", "-D warnings")
     .run()?;
     loom()?;
+    fuzz()?;
     Step::cargo("cargo xtask test", ["xtask", "test"]).run()
 }
 
@@ -122,4 +123,44 @@ fn loom() -> Result<(), Failure> {
         // Two threads on one word show all that they can do within three, in seconds.
         .env("LOOM_MAX_PREEMPTIONS", "3")
         .run()
+}
+
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: &str = "30";
+
+/// What reads bytes from outside, fed with bytes. With nightly and cargo-fuzz that is guided by coverage; without, the same entry
+/// points are fed with mutations of what they write themselves.
+fn fuzz() -> Result<(), Failure> {
+    let guided = Step::rustup_cargo("look for cargo-fuzz", ["+nightly", "fuzz", "--version"]);
+    if guided.output().is_err() {
+        eprintln!(
+            "    no nightly toolchain with cargo-fuzz here (rustup toolchain install nightly; cargo install cargo-fuzz): \
+             the targets run in process, without coverage"
+        );
+        let args = [
+            "test",
+            "-p",
+            "ha-session",
+            "--all-features",
+            "--test",
+            "fuzz",
+        ];
+        return Step::cargo("fuzz in process", args)
+            .env("HA_FUZZ_SECONDS", FUZZ_SECONDS)
+            .run();
+    }
+    for target in ["cookie", "record"] {
+        let args = [
+            "+nightly",
+            "fuzz",
+            "run",
+            "--fuzz-dir",
+            "ha-session/fuzz",
+            target,
+        ];
+        Step::rustup_cargo(&format!("fuzz {target}"), args)
+            .args(["--", &format!("-max_total_time={FUZZ_SECONDS}")])
+            .run()?;
+    }
+    Ok(())
 }

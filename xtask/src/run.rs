@@ -62,6 +62,23 @@ impl Step {
         }
     }
 
+    /// A call of cargo through rustup, which understands `+toolchain`.
+    pub(crate) fn rustup_cargo<I: AsRef<OsStr>>(
+        label: &str,
+        args: impl IntoIterator<Item = I>,
+    ) -> Self {
+        let mut command = Command::new("cargo");
+        // What the cargo that runs this program says about itself would bind the other one to its toolchain.
+        for name in ["CARGO", "RUSTUP_TOOLCHAIN"] {
+            command.env_remove(name);
+        }
+        command.args(args).current_dir(workspace());
+        Self {
+            label: label.to_owned(),
+            command,
+        }
+    }
+
     pub(crate) fn args<I: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = I>) -> Self {
         self.command.args(args);
         self

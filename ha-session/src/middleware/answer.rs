@@ -7,6 +7,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SET_CO
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::error::SessionError;
+use crate::observe;
 use crate::session::Effects;
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("private, no-store");
@@ -15,13 +16,14 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// Adds the cookie, and keeps shared caches from giving one user's answer to another.
 pub(crate) fn complete<B>(mut response: Response<B>, effects: Effects) -> Response<B> {
     let headers = response.headers_mut();
+    let cookies = [effects.set_cookie, effects.set_ticket, effects.clear_legacy];
     if effects.private {
         vary_on_cookie(headers);
-        if !headers.contains_key(CACHE_CONTROL) || effects.set_cookie.is_some() {
+        if !headers.contains_key(CACHE_CONTROL) || cookies.iter().any(Option::is_some) {
             headers.insert(CACHE_CONTROL, NO_STORE);
         }
     }
-    if let Some(cookie) = effects.set_cookie {
+    for cookie in cookies.into_iter().flatten() {
         headers.append(SET_COOKIE, cookie);
     }
     response
@@ -65,6 +67,7 @@ impl Problem {
             | SessionError::BadPrincipal { .. }
             | SessionError::Encode { .. }
             | SessionError::Decode { .. }
+            | SessionError::Answered
             | SessionError::ValueFormat { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "Session value unusable")
             }
@@ -95,6 +98,7 @@ impl Problem {
     }
 
     pub(crate) fn into_response(self) -> Response<Bytes> {
+        observe::refused(self.status.as_u16());
         let body = serde_json::json!({
             "type": "about:blank",
             "title": self.title,

@@ -1,5 +1,7 @@
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,13 +12,14 @@ use pin_project_lite::pin_project;
 
 use crate::error::SessionError;
 use crate::middleware::answer::{self, Problem};
-use crate::session::{Effects, Session};
+use crate::session::{Effects, OnServerError, Session};
 
 pin_project! {
     /// The answer of a [`SessionService`](crate::SessionService): the handler's once its session is committed, a
     /// problem document if that failed.
     ///
-    /// Dropped while it commits, the commit is stored as a whole or not at all.
+    /// Dropped while it commits, the commit is stored as a whole or not at all. When the handler panics its changes are dropped
+    /// and its sign-out, if it asked for one, is carried out; then the panic goes on.
     pub struct ResponseFuture<F, B> {
         #[pin]
         handler: F,
@@ -27,8 +30,14 @@ pin_project! {
 }
 
 struct Finishing<B> {
-    response: Option<Response<B>>,
+    handled: Option<Handled<B>>,
     commit: BoxFuture<'static, Result<Effects, SessionError>>,
+}
+
+/// How the handler ended.
+enum Handled<B> {
+    Answer(Response<B>),
+    Panic(Box<dyn Any + Send>),
 }
 
 impl<F, B> ResponseFuture<F, B> {
@@ -62,20 +71,43 @@ where
         let finishing = match this.commit {
             Some(finishing) => finishing,
             None => {
-                let response = ready!(this.handler.as_mut().poll(cx))?;
-                if this.session.is_untouched() {
-                    return Poll::Ready(Ok(response));
-                }
+                let handler = this.handler.as_mut();
+                // Nothing of the handler is looked at after a panic, and the session's state is whole after every step.
+                let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.poll(cx)));
+                let handled = match polled {
+                    Ok(answer) => {
+                        let response = ready!(answer)?;
+                        let failed = response.status().is_server_error();
+                        if failed && this.session.on_server_error() == OnServerError::Discard {
+                            this.session.discard();
+                        }
+                        if this.session.is_untouched() {
+                            this.session.answered();
+                            return Poll::Ready(Ok(response));
+                        }
+                        Handled::Answer(response)
+                    }
+                    Err(panic) => {
+                        this.session.discard();
+                        if !this.session.is_ending() {
+                            std::panic::resume_unwind(panic);
+                        }
+                        Handled::Panic(panic)
+                    }
+                };
                 let session = this.session.clone();
                 this.commit.insert(Finishing {
-                    response: Some(response),
+                    handled: Some(handled),
                     commit: Box::pin(async move { session.finish().await }),
                 })
             }
         };
         let result = ready!(finishing.commit.as_mut().poll(cx));
-        let Some(response) = finishing.response.take() else {
-            return Poll::Pending;
+        this.session.answered();
+        let response = match finishing.handled.take() {
+            Some(Handled::Answer(response)) => response,
+            Some(Handled::Panic(panic)) => std::panic::resume_unwind(panic),
+            None => return Poll::Pending,
         };
         Poll::Ready(Ok(match result {
             Ok(effects) => answer::complete(response, effects),

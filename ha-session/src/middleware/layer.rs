@@ -5,11 +5,11 @@ use std::time::Duration;
 use ha_core::sign::KeyRing;
 use tower_layer::Layer;
 
-use crate::cookie::Cookies;
+use crate::cookie::{CookieConfig, Cookies, Degraded};
 use crate::error::ConfigError;
 use crate::expiry::Expiry;
 use crate::middleware::SessionService;
-use crate::session::{OnConflict, Settings, Shared};
+use crate::session::{OnConflict, OnServerError, Settings, Shared};
 use crate::store::Store;
 
 /// Gives every request a [`Session`](crate::Session) and commits it before the answer leaves.
@@ -45,13 +45,17 @@ impl SessionLayer {
                     store_timeout: SessionLayerBuilder::DEFAULT_STORE_TIMEOUT,
                     retry_after: SessionLayerBuilder::DEFAULT_RETRY_AFTER,
                     pass_unknown: false,
+                    on_server_error: OnServerError::default(),
                 },
+                degraded: None,
+                #[cfg(feature = "migrate-tower-sessions")]
+                migration: None,
             },
-            cookie_name: None,
+            cookie: None,
         }
     }
 
-    /// Sends the cookie without `Secure` and without the `__Host-` prefix, so that it works on `http://localhost`.
+    /// Sends the cookie without `Secure` and without a prefix, so that it works on `http://localhost`.
     ///
     /// Only for development: over plain HTTP everybody on the way can read the cookie and use the session, and a
     /// neighbouring host can plant one.
@@ -61,6 +65,9 @@ impl SessionLayer {
             store: Arc::clone(&self.shared.store),
             cookies: self.shared.cookies.clone().insecure(),
             settings: self.shared.settings,
+            degraded: self.shared.degraded.clone(),
+            #[cfg(feature = "migrate-tower-sessions")]
+            migration: self.shared.migration.clone(),
         };
         Self {
             shared: Arc::new(shared),
@@ -95,7 +102,7 @@ impl<S> Layer<S> for SessionLayer {
 #[must_use = "nothing happens before build()"]
 pub struct SessionLayerBuilder {
     shared: Shared,
-    cookie_name: Option<String>,
+    cookie: Option<CookieConfig>,
 }
 
 impl SessionLayerBuilder {
@@ -147,9 +154,30 @@ impl SessionLayerBuilder {
         self
     }
 
-    /// The name of the cookie after the `__Host-` prefix, which is added by itself. Default: `id`.
-    pub fn cookie_name(mut self, name: impl Into<String>) -> Self {
-        self.cookie_name = Some(name.into());
+    /// Name, attributes and protection of the cookie. Default: [`CookieConfig::default`].
+    pub fn cookie(mut self, config: CookieConfig) -> Self {
+        self.cookie = Some(config);
+        self
+    }
+
+    /// Shows a few values while no store can say, from an encrypted copy that the client carries. Default: none, the client
+    /// gets 503.
+    pub fn degraded(mut self, degraded: Degraded) -> Self {
+        self.shared.degraded = Some(degraded);
+        self
+    }
+
+    /// Takes over the sessions that tower-sessions left. Default: none.
+    #[cfg(feature = "migrate-tower-sessions")]
+    pub fn migrate(mut self, migration: crate::migrate_from::Migration) -> Self {
+        self.shared.migration = Some(migration);
+        self
+    }
+
+    /// What happens to the changes of a handler that answers 5xx. Default: [`OnServerError::Commit`]. A handler that panics
+    /// changes nothing either way.
+    pub fn on_server_error(mut self, policy: OnServerError) -> Self {
+        self.shared.settings.on_server_error = policy;
         self
     }
 
@@ -175,8 +203,15 @@ impl SessionLayerBuilder {
                 return Err(ConfigError::Zero { setting });
             }
         }
-        if let Some(name) = &self.cookie_name {
-            self.shared.cookies = self.shared.cookies.named(name)?;
+        if let Some(config) = self.cookie {
+            self.shared.cookies = self.shared.cookies.configured(config)?;
+        }
+        if let Some(degraded) = &self.shared.degraded {
+            degraded.check()?;
+        }
+        #[cfg(feature = "migrate-tower-sessions")]
+        if let Some(migration) = &self.shared.migration {
+            migration.check(self.shared.cookies.name())?;
         }
         Ok(SessionLayer {
             shared: Arc::new(self.shared),
@@ -188,7 +223,7 @@ impl fmt::Debug for SessionLayerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionLayerBuilder")
             .field("settings", &self.shared.settings)
-            .field("cookie_name", &self.cookie_name)
+            .field("cookie", &self.cookie)
             .finish_non_exhaustive()
     }
 }

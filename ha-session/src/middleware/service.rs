@@ -44,8 +44,8 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let presented = self.shared.cookies.read(request.headers());
-        let session = Session::new(Arc::clone(&self.shared), presented);
+        let arrived = self.shared.arrived(request.headers());
+        let session = Session::new(Arc::clone(&self.shared), arrived);
         request.extensions_mut().insert(session.clone());
         ResponseFuture::new(self.inner.call(request), session)
     }

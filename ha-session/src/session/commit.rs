@@ -8,6 +8,7 @@ use super::{OnConflict, Session};
 use crate::cookie::Presented;
 use crate::error::SessionError;
 use crate::id::{SessionId, TAG_LEN};
+use crate::observe::Operation;
 use crate::principal::Claim;
 use crate::record::{Change, Patch, Record, Version};
 use crate::store::{Commit, Ending, Gone, Outcome, StoreError};
@@ -33,6 +34,8 @@ impl Session {
         if patch.is_empty() && !rotate {
             return Ok(());
         }
+        #[cfg(feature = "migrate-tower-sessions")]
+        self.copy_before_commit().await?;
         let result = self.commit_patch(&patch, rotate, claim.as_ref()).await;
         let mut state = self.state();
         match &result {
@@ -63,9 +66,11 @@ impl Session {
             }
             (state.current.map(|presented| presented.id), state.drawn)
         };
+        #[cfg(feature = "migrate-tower-sessions")]
+        self.delete_legacy().await.map_err(not_committed)?;
         for id in [current, drawn].into_iter().flatten() {
             let store = &self.inner.shared.store;
-            self.within(store.destroy(id.key()))
+            self.within(Operation::Destroy, id, store.destroy(id.key()))
                 .await
                 .map_err(not_committed)?;
         }
@@ -88,8 +93,11 @@ impl Session {
     ) -> Result<(), SessionError> {
         let (current, blind, nothing) = {
             let state = self.state();
-            if let Seen::Unknown(error) = &state.seen {
+            if let Seen::Unknown(error) | Seen::Degraded(_, error) = &state.seen {
                 return Err(SessionError::Unknown(Arc::clone(error)));
+            }
+            if state.answered && rotate {
+                return Err(SessionError::Answered);
             }
             let blind = matches!(state.seen, Seen::NotAsked);
             (state.current, blind, matches!(state.seen, Seen::Nothing))
@@ -99,7 +107,7 @@ impl Session {
                 self.commit_rotation(presented.id, patch, claim).await?
             } else {
                 let commit = self.update(presented.id, patch);
-                (presented.id, self.send(commit).await?)
+                (presented.id, self.send(presented.id, commit).await?)
             };
             match outcome {
                 Outcome::Committed(record) => return self.adopt(id, record, claim).await,
@@ -136,7 +144,7 @@ impl Session {
         let mut commit = self.update(id, patch);
         commit.rotate_to = Some(next.key());
         commit.claim = claim.cloned();
-        let outcome = self.send(commit).await?;
+        let outcome = self.send(id, commit).await?;
         let Some(before) = before.filter(|_| outcome == Outcome::Superseded) else {
             return Ok((next, outcome));
         };
@@ -144,7 +152,7 @@ impl Session {
         rest.rotate_to = (before != next).then(|| next.key());
         rest.claim = claim.cloned();
         rest.expected = None;
-        Ok(match self.send(rest).await? {
+        Ok(match self.send(next, rest).await? {
             Outcome::Gone(_) => (next, Outcome::Superseded),
             outcome => (next, outcome),
         })
@@ -155,6 +163,9 @@ impl Session {
         if claim.is_none() && !patch.iter().any(|(_, change)| *change != Change::Remove) {
             return Ok(());
         }
+        if self.state().answered {
+            return Err(SessionError::Answered);
+        }
         let id = self.draw(claim.map(|claim| claim.principal.tag()))?;
         let settings = &self.inner.shared.settings;
         let mut commit = Commit::create(
@@ -164,7 +175,7 @@ impl Session {
             settings.max_session,
         );
         commit.claim = claim.cloned();
-        match self.send(commit).await? {
+        match self.send(id, commit).await? {
             Outcome::Committed(record) => self.adopt(id, record, claim).await,
             other => Err(self.refused(other, patch)),
         }
@@ -192,7 +203,7 @@ impl Session {
     fn was_gone_before(&self, gone: Gone) -> bool {
         match (gone.ending, gone.ago) {
             (Ending::Missing, _) => true,
-            (_, Some(ago)) => ago > self.inner.started.elapsed(),
+            (_, Some(ago)) => self.began_after(ago),
             (_, None) => false,
         }
     }
@@ -212,8 +223,9 @@ impl Session {
         Some(patch.iter().map(|(name, _)| seen(name)).collect())
     }
 
-    async fn send(&self, commit: Commit) -> Result<Outcome, SessionError> {
-        self.within(self.inner.shared.store.commit(commit))
+    async fn send(&self, id: SessionId, commit: Commit) -> Result<Outcome, SessionError> {
+        let commit = self.inner.shared.store.commit(commit);
+        self.within(Operation::Commit, id, commit)
             .await
             .map_err(not_committed)
     }
@@ -251,7 +263,13 @@ impl Session {
 
     /// Ends a session that nobody was told the id of yet, so that failing to do so leaves nothing that can be used.
     async fn take_back(&self, id: SessionId) {
-        let ended = self.within(self.inner.shared.store.destroy(id.key())).await;
+        let ended = self
+            .within(
+                Operation::Destroy,
+                id,
+                self.inner.shared.store.destroy(id.key()),
+            )
+            .await;
         if let Err(error) = ended {
             tracing::debug!(
                 session = %id.key(),

@@ -1,70 +1,13 @@
-//! Reading the stored session, and what a request leaves behind when it ends.
+//! What a request leaves behind when it ends.
 
-use std::future::Future;
-use std::sync::Arc;
+use std::time::Duration;
 
-use super::Session;
 use super::state::{Cookie, Effects, Seen};
+use super::{OnServerError, Session};
 use crate::error::SessionError;
-use crate::store::{Load, StoreError};
+use crate::observe::Operation;
 
 impl Session {
-    pub(super) async fn load(&self) -> Result<(), SessionError> {
-        if let Some(known) = self.known() {
-            return known;
-        }
-        let _gate = self.inner.gate.lock().await;
-        if let Some(known) = self.known() {
-            return known;
-        }
-        let Some(presented) = self.state().current else {
-            self.state().seen = Seen::Nothing;
-            return Ok(());
-        };
-        let shared = &self.inner.shared;
-        let wait = shared.settings.store_timeout;
-        let load = shared.store.load(presented.id.key(), presented.floor);
-        let seen = match tokio::time::timeout(wait, load).await {
-            Ok(Load::Found(record)) => Seen::Found(record),
-            Ok(Load::Gone(_)) => Seen::Nothing,
-            Ok(Load::Unknown(error)) => Seen::Unknown(Arc::new(error)),
-            Err(_) => Seen::Unknown(Arc::new(StoreError::Timeout { after: wait })),
-        };
-        if let Seen::Unknown(error) = &seen {
-            tracing::warn!(
-                session = %presented.id.key(),
-                error = error as &dyn std::error::Error,
-                "session state unknown"
-            );
-        }
-        {
-            let mut state = self.state();
-            // A clone may have ended the session meanwhile.
-            if !state.destroy {
-                state.seen = seen;
-            }
-        }
-        self.known().unwrap_or(Ok(()))
-    }
-
-    fn known(&self) -> Option<Result<(), SessionError>> {
-        match &self.state().seen {
-            Seen::NotAsked => None,
-            Seen::Found(_) | Seen::Nothing => Some(Ok(())),
-            Seen::Unknown(error) => Some(Err(SessionError::Unknown(Arc::clone(error)))),
-        }
-    }
-
-    pub(super) async fn within<T>(
-        &self,
-        answer: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let after = self.inner.shared.settings.store_timeout;
-        tokio::time::timeout(after, answer)
-            .await
-            .unwrap_or(Err(StoreError::Timeout { after }))
-    }
-
     /// Whether the end of the request has anything to ask the store.
     pub(crate) fn is_untouched(&self) -> bool {
         let state = self.state();
@@ -83,16 +26,56 @@ impl Session {
             self.settle_reads().await?;
         }
         self.touch().await;
-        let state = self.state();
+        let set_ticket = self.next_ticket()?;
+        let mut state = self.state();
+        state.answered = true;
         let cookies = &self.inner.shared.cookies;
+        #[cfg(feature = "migrate-tower-sessions")]
+        let clear_legacy = match (&self.inner.shared.migration, &state.legacy, &state.cookie) {
+            (Some(migration), Some(_), Cookie::Set(..) | Cookie::Clear) => migration.clear(),
+            _ => None,
+        };
+        #[cfg(not(feature = "migrate-tower-sessions"))]
+        let clear_legacy = None;
         Ok(Effects {
             set_cookie: match state.cookie {
                 Cookie::Keep => None,
-                Cookie::Set(presented, age) => cookies.set(presented, age),
+                Cookie::Set(presented, age) => {
+                    cookies.set(presented, age).map_err(SessionError::Random)?
+                }
                 Cookie::Clear => cookies.clear(),
             },
+            set_ticket,
+            clear_legacy,
             private: state.read || state.wrote,
         })
+    }
+
+    /// Whether this request began after what happened so long ago. Stores count whole milliseconds, each end rounded by itself, so that
+    /// what happened under this request can look older by one.
+    pub(super) fn began_after(&self, ago: Duration) -> bool {
+        ago > self.inner.started.elapsed() + Duration::from_millis(1)
+    }
+
+    /// Drops the changes and the rotation that this request asked for, and keeps its sign-out.
+    pub(crate) fn discard(&self) {
+        let mut state = self.state();
+        state.patch.clear();
+        state.rotate = false;
+    }
+
+    /// Whether a sign-out waits to be carried out.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.state().destroy
+    }
+
+    /// Says that the headers of the answer leave now.
+    pub(crate) fn answered(&self) {
+        self.state().answered = true;
+    }
+
+    pub(crate) fn on_server_error(&self) -> OnServerError {
+        self.inner.shared.settings.on_server_error
     }
 
     /// What a handler read must be known. It may have given up waiting and taken that for "nothing there".
@@ -103,9 +86,9 @@ impl Session {
         self.known().unwrap_or(Ok(()))
     }
 
-    async fn touch(&self) {
+    pub(super) async fn touch(&self) {
         let expiry = self.inner.shared.settings.expiry;
-        let key = {
+        let id = {
             let state = self.state();
             match (&state.seen, state.current) {
                 (Seen::Found(record), Some(presented))
@@ -113,18 +96,16 @@ impl Session {
                         && !record.superseded
                         && expiry.needs_touch(record.idle_left, record.absolute_left) =>
                 {
-                    presented.id.key()
+                    presented.id
                 }
                 _ => return,
             }
         };
         // The next request tries again, so that an answer is never lost over this.
-        if let Err(error) = self
-            .within(self.inner.shared.store.touch(key, expiry))
-            .await
-        {
+        let touch = self.inner.shared.store.touch(id.key(), expiry);
+        if let Err(error) = self.within(Operation::Touch, id, touch).await {
             tracing::debug!(
-                session = %key,
+                session = self.logged(id),
                 error = &error as &dyn std::error::Error,
                 "session not touched"
             );

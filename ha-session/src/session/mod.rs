@@ -1,9 +1,12 @@
 //! The handle that a handler works with.
 
+mod ask;
 mod commit;
 mod finish;
 mod principal;
 mod state;
+#[cfg(feature = "migrate-tower-sessions")]
+mod take_over;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-pub(crate) use self::state::{Effects, Settings, Shared};
+pub(crate) use self::state::{Arrived, Effects, Settings, Shared};
 use self::state::{Seen, State};
-use crate::cookie::Presented;
 use crate::error::SessionError;
 use crate::record::Change;
 use crate::value;
@@ -30,6 +32,18 @@ pub enum OnConflict {
     LastWriter,
     /// The later commit is refused with [`SessionError::Conflict`] when the request had read the session before.
     Refuse,
+}
+
+/// What happens to the changes of a handler that answers with a server error (5xx).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnServerError {
+    /// They are committed as with any other answer. The default: what a handler did not take back is meant, and a client that
+    /// counts failed attempts in the session can rely on it.
+    #[default]
+    Commit,
+    /// They are dropped, with a rotation that was asked for. A sign-out is not: it is always carried out.
+    Discard,
 }
 
 /// The session of the request under way.
@@ -55,9 +69,12 @@ struct Inner {
 }
 
 impl Session {
-    pub(crate) fn new(shared: Arc<Shared>, presented: Option<Presented>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, arrived: Arrived) -> Self {
         let state = State {
-            current: presented,
+            current: arrived.presented,
+            tickets: arrived.tickets,
+            #[cfg(feature = "migrate-tower-sessions")]
+            legacy: arrived.legacy,
             ..State::default()
         };
         Self {
@@ -88,6 +105,13 @@ impl Session {
         self.load().await?;
         let stored = match &self.state().seen {
             Seen::Found(record) => record.values.get(key).map(|value| value.bytes.clone()),
+            Seen::Degraded(ticket, error) => {
+                let degraded = self.inner.shared.degraded.as_ref();
+                if !degraded.is_some_and(|degraded| degraded.names.contains(key)) {
+                    return Err(SessionError::Unknown(Arc::clone(error)));
+                }
+                ticket.values.get(key).cloned()
+            }
             _ => None,
         };
         stored.map(|bytes| value::decode(key, &bytes)).transpose()
@@ -173,16 +197,33 @@ impl Session {
     pub async fn exists(&self) -> Result<bool, SessionError> {
         self.state().read = true;
         self.load().await?;
-        Ok(matches!(self.state().seen, Seen::Found(_)))
+        let state = self.state();
+        Ok(matches!(state.seen, Seen::Found(_) | Seen::Degraded(..)))
     }
 
-    /// The SHA-256 of the id in hexadecimal, for logs. The id itself is never shown. `None` before the first commit of
-    /// a new session.
+    /// Whether what this request read is the copy that the client carries, because no store can say; see
+    /// [`Degraded`](crate::Degraded). Writing fails then. False before the first read.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        matches!(self.state().seen, Seen::Degraded(..))
+    }
+
+    /// The SHA-256 of the id in hexadecimal, by which [`sessions`](Self::sessions) and [`revoke`](Self::revoke) name the session.
+    /// The id itself is never shown. `None` before the first commit of a new session. Not for logs: those take
+    /// [`log_id`](Self::log_id).
     #[must_use]
     pub fn id(&self) -> Option<String> {
         self.state()
             .current
             .map(|presented| presented.id.key().to_string())
+    }
+
+    /// A name for the session in logs, which leads neither to the id nor to the entry in the store: an HMAC of the hash of the id,
+    /// by the newest key of the ring. `None` before the first commit of a new session.
+    #[must_use]
+    pub fn log_id(&self) -> Option<String> {
+        let current = self.state().current;
+        current.map(|presented| self.logged(presented.id))
     }
 
     pub(crate) fn retry_after(&self) -> Duration {
@@ -200,7 +241,16 @@ impl Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("id", &self.id())
+            .field("log_id", &self.log_id())
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if state.answered && (state.destroy || !state.patch.is_empty()) {
+            tracing::warn!("session changes made after the answer were never committed");
+        }
     }
 }

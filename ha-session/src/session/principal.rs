@@ -7,6 +7,7 @@ use super::commit::not_committed;
 use super::state::{Cookie, Seen};
 use crate::error::SessionError;
 use crate::id::SessionKey;
+use crate::observe::Operation;
 use crate::principal::{Claim, Owner, Principal, SessionInfo};
 use crate::record::Patch;
 
@@ -65,6 +66,8 @@ impl Session {
         self.load().await?;
         Ok(match &self.state().seen {
             Seen::Found(record) => record.owner.as_ref().map(|owner| owner.principal.clone()),
+            // What the client carries does not say whose it is. That is not "nobody".
+            Seen::Degraded(_, error) => return Err(SessionError::Unknown(Arc::clone(error))),
             _ => None,
         })
     }
@@ -83,7 +86,7 @@ impl Session {
             return Ok(Vec::new());
         };
         let list = self.inner.shared.store.list(principal);
-        self.within(list)
+        self.within(Operation::List, None, list)
             .await
             .map_err(|error| SessionError::Unknown(Arc::new(error)))
     }
@@ -105,7 +108,10 @@ impl Session {
         };
         let _gate = self.inner.gate.lock().await;
         let revoke = self.inner.shared.store.revoke(principal, key);
-        let known = self.within(revoke).await.map_err(not_committed)?;
+        let known = self
+            .within(Operation::Revoke, None, revoke)
+            .await
+            .map_err(not_committed)?;
         if known && self.id().as_deref() == Some(id) {
             self.is_over();
         }
@@ -157,6 +163,9 @@ impl Session {
     async fn signed_in(&self) -> Result<Principal, SessionError> {
         self.state().read = true;
         self.load().await?;
+        if let Seen::Degraded(_, error) = &self.state().seen {
+            return Err(SessionError::Unknown(Arc::clone(error)));
+        }
         self.owner().ok_or(SessionError::NoPrincipal)
     }
 
@@ -185,7 +194,10 @@ impl Session {
         keep: Option<SessionKey>,
     ) -> Result<(), SessionError> {
         let revoke = self.inner.shared.store.revoke_all(principal.clone(), keep);
-        let epoch = self.within(revoke).await.map_err(not_committed)?;
+        let epoch = self
+            .within(Operation::RevokeAll, None, revoke)
+            .await
+            .map_err(not_committed)?;
         self.state().drew = Some((principal, epoch));
         Ok(())
     }
@@ -213,8 +225,6 @@ impl Session {
         {
             return true;
         }
-        owner
-            .revoked_ago
-            .is_none_or(|ago| ago > self.inner.started.elapsed())
+        owner.revoked_ago.is_none_or(|ago| self.began_after(ago))
     }
 }

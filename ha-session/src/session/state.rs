@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
-use super::OnConflict;
-use crate::cookie::{Cookies, Presented};
+use super::{OnConflict, OnServerError};
+use crate::cookie::{Cookies, Degraded, Presented, Ticket};
 use crate::expiry::Expiry;
 use crate::id::SessionId;
 use crate::principal::{Claim, Principal};
@@ -18,6 +18,43 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn AnyStore>,
     pub(crate) cookies: Cookies,
     pub(crate) settings: Settings,
+    pub(crate) degraded: Option<Degraded>,
+    #[cfg(feature = "migrate-tower-sessions")]
+    pub(crate) migration: Option<crate::migrate_from::Migration>,
+}
+
+impl Shared {
+    /// What a request with these headers came with.
+    pub(crate) fn arrived(&self, headers: &HeaderMap) -> Arrived {
+        let mut arrived = Arrived {
+            presented: self.cookies.read(headers),
+            ..Arrived::default()
+        };
+        #[cfg(feature = "migrate-tower-sessions")]
+        if let (None, Some(migration)) = (arrived.presented, &self.migration) {
+            arrived.legacy = crate::cookie::named(headers, migration.name())
+                .find_map(|text| migration.carried(text));
+            arrived.presented = arrived.legacy.as_ref().map(|legacy| Presented {
+                id: legacy.successor(),
+                floor: crate::record::Version::ZERO,
+            });
+        }
+        if arrived.presented.is_some() && self.degraded.is_some() {
+            arrived.tickets = self.cookies.tickets(headers);
+        }
+        arrived
+    }
+}
+
+/// What a request came with.
+#[derive(Default)]
+pub(crate) struct Arrived {
+    pub(crate) presented: Option<Presented>,
+    /// The texts of its tickets.
+    pub(crate) tickets: Vec<String>,
+    /// The id of tower-sessions that `presented` was made from.
+    #[cfg(feature = "migrate-tower-sessions")]
+    pub(crate) legacy: Option<crate::migrate_from::Carried>,
 }
 
 /// The limits of a layer.
@@ -30,6 +67,7 @@ pub(crate) struct Settings {
     pub(crate) store_timeout: Duration,
     pub(crate) retry_after: Duration,
     pub(crate) pass_unknown: bool,
+    pub(crate) on_server_error: OnServerError,
 }
 
 #[derive(Default)]
@@ -48,6 +86,11 @@ pub(super) struct State {
     pub(super) drew: Option<(Principal, u64)>,
     pub(super) destroy: bool,
     pub(super) cookie: Cookie,
+    pub(super) tickets: Vec<String>,
+    /// The headers of the answer have left.
+    pub(super) answered: bool,
+    #[cfg(feature = "migrate-tower-sessions")]
+    pub(super) legacy: Option<crate::migrate_from::Carried>,
 }
 
 /// What this request knows of the stored session.
@@ -58,6 +101,8 @@ pub(super) enum Seen {
     Found(Record),
     Nothing,
     Unknown(Arc<StoreError>),
+    /// The store cannot say; this is what the client carries.
+    Degraded(Ticket, Arc<StoreError>),
 }
 
 #[derive(Default)]
@@ -72,5 +117,8 @@ pub(super) enum Cookie {
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     pub(crate) set_cookie: Option<HeaderValue>,
+    pub(crate) set_ticket: Option<HeaderValue>,
+    /// Takes back the cookie of the layer that this one took over from.
+    pub(crate) clear_legacy: Option<HeaderValue>,
     pub(crate) private: bool,
 }

@@ -27,6 +27,11 @@ use crate::id::SessionKey;
 use crate::principal::{Claim, Principal, SessionInfo};
 use crate::record::{FORMAT, Patch, Record, Version};
 
+#[cfg(all(feature = "fuzzing", feature = "postgres"))]
+pub(crate) use self::postgres::fuzz as fuzz_postgres;
+#[cfg(all(feature = "fuzzing", feature = "redis"))]
+pub(crate) use self::redis::fuzz as fuzz_redis;
+
 /// How long a rotated id still answers reads, with the values from before the rotation: 10 s, enough for requests that
 /// were under way.
 pub const ROTATION_GRACE: Duration = Duration::from_secs(10);

@@ -175,7 +175,7 @@ impl Inner {
                 Some(cached)
             }
             Err(error) => {
-                self.cache_failed(key, "read", &error);
+                self.cache_failed("read", &error);
                 None
             }
         }
@@ -187,7 +187,7 @@ impl Inner {
             return;
         }
         if let Err(error) = self.cache.put(key, record).await {
-            self.cache_failed(key, "write", &error);
+            self.cache_failed("write", &error);
         }
     }
 
@@ -198,11 +198,11 @@ impl Inner {
             return;
         }
         if let Err(error) = self.cache.forget(key).await {
-            self.cache_failed(key, "write", &error);
+            self.cache_failed("write", &error);
         }
     }
 
-    fn cache_failed(&self, key: SessionKey, what: &str, error: &StoreError) {
+    fn cache_failed(&self, what: &str, error: &StoreError) {
         if !matches!(
             error,
             StoreError::Format { .. } | StoreError::Corrupt { .. }
@@ -210,7 +210,6 @@ impl Inner {
             self.redis_pause.start();
         }
         tracing::debug!(
-            session = %key,
             error = error as &dyn std::error::Error,
             "redis {what} failed, going on without"
         );
@@ -302,12 +301,12 @@ impl Inner {
     }
 
     fn bury_later(&self, key: SessionKey, error: &StoreError) {
-        self.cache_failed(key, "sign-out", error);
+        self.cache_failed("sign-out", error);
         let cache = self.cache.clone();
         let mut burials = self.burials.lock().unwrap_or_else(PoisonError::into_inner);
         while burials.try_join_next().is_some() {}
         if burials.len() >= Tiered::MAX_BURIALS {
-            tracing::warn!(session = %key, "too many sign-outs wait for redis, this one is dropped");
+            tracing::warn!("too many sign-outs wait for redis, this one is dropped");
             return;
         }
         burials.spawn(async move {
@@ -318,7 +317,7 @@ impl Inner {
                     return;
                 }
             }
-            tracing::warn!(session = %key, "redis was not told of a sign-out");
+            tracing::warn!("redis was not told of a sign-out");
         });
     }
 }
@@ -374,7 +373,7 @@ impl Store for Tiered {
         if !inner.skips_redis()
             && let Err(error) = inner.cache.touch(key, expiry).await
         {
-            inner.cache_failed(key, "touch", &error);
+            inner.cache_failed("touch", &error);
         }
         if inner.postgres_pause.is_on() {
             return Ok(());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use ha_core::sign::{Key, KeyRing};
-use ha_session::{MemoryStore, SessionLayer};
+use ha_session::{CookieConfig, MemoryStore, SessionLayer};
 use http::header::SET_COOKIE;
 use http::{Request, StatusCode};
 use tower::ServiceExt;
@@ -71,7 +71,10 @@ fn refused_settings_are_named() {
             "store_timeout",
         ),
         (
-            builder().cookie_name("__Host-x").build().unwrap_err(),
+            builder()
+                .cookie(CookieConfig::new("__Host-x"))
+                .build()
+                .unwrap_err(),
             "__Host-x",
         ),
     ] {

@@ -4,9 +4,13 @@
 
 mod changes;
 mod cookies;
+mod degraded;
+mod endings;
+mod observed;
 mod principal;
 mod rotation;
 mod store_use;
 mod support;
 mod unconfirmed;
 mod unknown;
+mod websocket;

@@ -191,6 +191,7 @@ pub(crate) fn routes() -> Router {
 pub(crate) struct Client {
     pub(crate) app: Router,
     pub(crate) cookie: Option<String>,
+    pub(crate) ticket: Option<String>,
 }
 
 impl Client {
@@ -202,6 +203,7 @@ impl Client {
         Self {
             app: routes.layer(layer),
             cookie: None,
+            ticket: None,
         }
     }
 
@@ -209,6 +211,9 @@ impl Client {
         let mut request = Request::get(path);
         if let Some(cookie) = &self.cookie {
             request = request.header(COOKIE, format!("__Host-id={cookie}"));
+        }
+        if let Some(ticket) = &self.ticket {
+            request = request.header(COOKIE, format!("__Host-id-ticket={ticket}"));
         }
         request.body(Body::empty()).unwrap()
     }
@@ -220,17 +225,16 @@ impl Client {
     }
 
     fn take_cookie(&mut self, answer: &Response<Body>) {
-        let Some(header) = answer.headers().get(SET_COOKIE) else {
-            return;
-        };
-        let text = header.to_str().unwrap();
-        let value = text
-            .split(';')
-            .next()
-            .unwrap()
-            .strip_prefix("__Host-id=")
-            .unwrap();
-        self.cookie = (!value.is_empty()).then(|| value.to_owned());
+        for header in answer.headers().get_all(SET_COOKIE) {
+            let text = header.to_str().unwrap();
+            let (name, value) = text.split(';').next().unwrap().split_once('=').unwrap();
+            let value = (!value.is_empty()).then(|| value.to_owned());
+            match name {
+                "__Host-id" => self.cookie = value,
+                "__Host-id-ticket" => self.ticket = value,
+                other => panic!("unexpected cookie {other}"),
+            }
+        }
     }
 
     pub(crate) async fn text(&mut self, path: &str) -> String {

@@ -18,17 +18,20 @@ pub enum Tool {
     Redis,
     /// Redis Sentinel, which fails Redis over.
     Sentinel,
+    /// HAProxy, as an edge of somebody else's making.
+    HaProxy,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Postgres,
         Self::Patroni,
         Self::Etcd,
         Self::PythonEtcd,
         Self::Redis,
         Self::Sentinel,
+        Self::HaProxy,
     ];
 
     /// The environment variable that names the program, for those who keep it elsewhere.
@@ -40,6 +43,7 @@ impl Tool {
             Self::PythonEtcd => "HA_TESTBED_PYTHON",
             Self::Redis => "HA_TESTBED_REDIS_SERVER",
             Self::Sentinel => "HA_TESTBED_REDIS_SENTINEL",
+            Self::HaProxy => "HA_TESTBED_HAPROXY",
         }
     }
 
@@ -51,6 +55,7 @@ impl Tool {
             Self::PythonEtcd => "python3",
             Self::Redis => "redis-server",
             Self::Sentinel => "redis-sentinel",
+            Self::HaProxy => "haproxy",
         }
     }
 
@@ -62,6 +67,7 @@ impl Tool {
             Self::PythonEtcd => "python3-etcd",
             Self::Redis => "redis-server",
             Self::Sentinel => "redis-sentinel",
+            Self::HaProxy => "haproxy",
         }
     }
 
@@ -72,6 +78,7 @@ impl Tool {
             Self::Patroni | Self::PythonEtcd => "patroni",
             Self::Etcd => "etcd",
             Self::Redis | Self::Sentinel => "redis",
+            Self::HaProxy => "haproxy",
         }
     }
 }
@@ -85,6 +92,7 @@ impl fmt::Display for Tool {
             Self::PythonEtcd => "Python's etcd module",
             Self::Redis => "Redis",
             Self::Sentinel => "Redis Sentinel",
+            Self::HaProxy => "HAProxy",
         })
     }
 }

@@ -181,7 +181,6 @@ impl Store for PostgresStore {
                     && record.version < floor
                 {
                     tracing::warn!(
-                        session = %key,
                         found = record.version.get(),
                         told = floor.get(),
                         "postgresql lost acknowledged session changes"
@@ -258,5 +257,13 @@ fn query_error(error: Error) -> StoreError {
         StoreError::Unavailable { store, source }
     } else {
         StoreError::NoAnswer { store, source }
+    }
+}
+
+/// Reads the values of a row.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        row::fuzz(text);
     }
 }

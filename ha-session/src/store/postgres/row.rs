@@ -124,6 +124,11 @@ pub(super) fn outcome(row: Option<Row>) -> Result<Outcome, StoreError> {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &str) {
+    drop(values(data));
+}
+
 fn values(data: &str) -> Result<BTreeMap<String, Value>, StoreError> {
     let stored: BTreeMap<String, (u64, String)> =
         serde_json::from_str(data).map_err(|_| corrupt("values of another shape"))?;

@@ -127,7 +127,6 @@ impl Store for RedisStore {
                 if record.version < floor {
                     // Nothing newer exists anywhere; the commits in between were lost with an old master.
                     tracing::warn!(
-                        session = %key,
                         found = record.version.get(),
                         told = floor.get(),
                         "redis lost acknowledged session changes"
@@ -194,4 +193,12 @@ fn store_error(error: Error) -> StoreError {
     } else {
         StoreError::NoAnswer { store, source }
     }
+}
+
+/// Reads an answer of a script, its parts cut at the zero bytes.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let parts = || bytes.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    drop(Reply::parse(parts()).and_then(Reply::stored));
+    drop(Reply::parse(parts()).and_then(Reply::outcome));
 }
