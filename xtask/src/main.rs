@@ -45,6 +45,9 @@ enum Command {
         /// Also write the rows as JSON to this file.
         #[arg(long, value_name = "FILE")]
         json: Option<std::path::PathBuf>,
+        /// With `db`: what clients see while its servers are broken in some thirty ways (about twenty minutes).
+        #[arg(long)]
+        faults: bool,
     },
 }
 
@@ -53,7 +56,11 @@ fn main() -> ExitCode {
         Command::Setup => set_up(),
         Command::Test { test_threads, rest } => set_up().and_then(|()| test(test_threads, &rest)),
         Command::Ci => ci(),
-        Command::Bench { name, json } => bench::run(name.as_deref(), json.as_deref()),
+        Command::Bench { name, json, faults } => bench::run(&bench::Order {
+            name: name.as_deref(),
+            json_file: json.as_deref(),
+            faults,
+        }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -19,17 +19,41 @@ use crate::run::{Failure, Step};
 use crate::workspace;
 
 /// The benches that exist, one file or folder each in `benches/benches`.
-pub(crate) const NAMES: [&str; 10] = [
-    "balance", "breaker", "hash", "hedge", "limit", "overload", "retry", "shed", "storm", "tail",
+pub(crate) const NAMES: [&str; 11] = [
+    "balance", "breaker", "db", "hash", "hedge", "limit", "overload", "retry", "shed", "storm",
+    "tail",
 ];
 /// Those among them that print their own table and write their own rows.
-const LOAD_TESTS: [&str; 3] = ["overload", "storm", "tail"];
+const LOAD_TESTS: [&str; 4] = ["db", "overload", "storm", "tail"];
 /// Those that have a `BENCH_memory` beside them, which counts.
 const COUNTED: [&str; 1] = ["balance"];
 /// Those that have peers in the other workspace.
 const WITH_PEERS: [&str; 2] = ["balance", "hash"];
 
-pub(crate) fn run(name: Option<&str>, json_file: Option<&Path>) -> Result<(), Failure> {
+/// The one whose servers can be broken instead of measured.
+const WITH_FAULTS: &str = "db";
+
+/// What to run, and where to.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    pub(crate) name: Option<&'a str>,
+    pub(crate) json_file: Option<&'a Path>,
+    /// Only for [`WITH_FAULTS`].
+    pub(crate) faults: bool,
+}
+
+pub(crate) fn run(order: &Order<'_>) -> Result<(), Failure> {
+    let Order {
+        name,
+        json_file,
+        faults,
+    } = *order;
+    if faults && name != Some(WITH_FAULTS) {
+        let name = name.unwrap_or("all");
+        return Err(Failure::Setup(format!(
+            "--faults is for `bench {WITH_FAULTS}`, not for `bench {name}`"
+        )));
+    }
     let target = workspace::target_directory()?;
     let benches: Vec<_> = NAMES
         .into_iter()
@@ -44,7 +68,8 @@ pub(crate) fn run(name: Option<&str>, json_file: Option<&Path>) -> Result<(), Fa
     let mut rows = Vec::new();
     for bench in benches {
         if LOAD_TESTS.contains(&bench) {
-            rows.extend(written_rows(ours(bench), bench, &target)?);
+            let own: &[&str] = if faults { &["--faults"] } else { &[] };
+            rows.extend(written_rows(ours(bench), bench, &target, own)?);
             continue;
         }
         let peers = peers.as_ref().filter(|_| WITH_PEERS.contains(&bench));
@@ -74,9 +99,9 @@ fn measure(bench: &str, target: &Path, peers: Option<&Peers>) -> Result<Results,
     results.add_measured(&folder)?;
     if COUNTED.contains(&bench) {
         let bench = format!("{bench}_memory");
-        results.add_counted(&written_rows(ours(&bench), &bench, target)?)?;
+        results.add_counted(&written_rows(ours(&bench), &bench, target, &[])?)?;
         if let Some(peers) = peers {
-            results.add_counted(&written_rows(peers.bench(&bench), &bench, target)?)?;
+            results.add_counted(&written_rows(peers.bench(&bench), &bench, target, &[])?)?;
         }
     }
     Ok(results)
@@ -87,14 +112,19 @@ fn ours(bench: &str) -> Step {
     Step::cargo(&format!("bench {bench}"), args)
 }
 
-/// Runs a bench that writes its rows to the file given by `--rows`.
-fn written_rows(step: Step, bench: &str, target: &Path) -> Result<Vec<Value>, Failure> {
+/// Runs a bench that writes its rows to the file given by `--rows`, with arguments of its own.
+fn written_rows(
+    step: Step,
+    bench: &str,
+    target: &Path,
+    own: &[&str],
+) -> Result<Vec<Value>, Failure> {
     let path = target.join(format!("{bench}-rows.json"));
     // As above: rows of an earlier run must not pass for rows of this one.
     if path.exists() {
         fs::remove_file(&path).map_err(|source| file(&path, source))?;
     }
-    step.args(["--", "--rows"]).args([&path]).run()?;
+    step.args(["--", "--rows"]).args([&path]).args(own).run()?;
     match read(&path)? {
         Value::Array(rows) => Ok(rows),
         _ => Err(wrong(&path, "is no list of rows")),
@@ -117,5 +147,25 @@ fn wrong(path: &Path, what: &str) -> Failure {
     Failure::Result {
         path: path.display().to_string(),
         what: what.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_refused_where_there_are_none_before_anything_is_built() {
+        for name in [None, Some("tail")] {
+            let order = Order {
+                name,
+                json_file: None,
+                faults: true,
+            };
+            let refused = run(&order).map_err(|failure| failure.to_string());
+            let name = name.unwrap_or("all");
+            let expected = format!("--faults is for `bench db`, not for `bench {name}`");
+            assert_eq!(refused, Err(expected));
+        }
     }
 }
