@@ -17,6 +17,7 @@ pub mod endpoint;
 pub mod hash;
 pub mod health;
 pub mod hedge;
+pub mod lease;
 pub mod limit;
 pub mod load;
 pub mod marks;
