@@ -15,8 +15,9 @@
 //! 4. **An outcome is what it says**: not sent, rolled back, applied, or unknown ([`postgres::Error`]). What the server
 //!    acknowledged is never reported as failed; what a failover cut off is reported as lost.
 //! 5. **A write under an idempotency key is applied once**, however often it is sent ([`idempotency`]).
-//! 6. **Redis commands go to the master** that the Sentinels or the cluster agree on (`redis::Connection`).
-//! 7. **Every wait has a deadline**, also on a frozen server before a connection is lent. A query of yours on one that
+//! 6. **A lease is held by one at a time** as long as one side takes writes, and its fencing token only grows ([`lease`]).
+//! 7. **Redis commands go to the master** that the Sentinels or the cluster agree on (`redis::Connection`).
+//! 8. **Every wait has a deadline**, also on a frozen server before a connection is lent. A query of yours on one that
 //!    freezes ends when the node has been silent for `cut_after` (3 s).
 //!
 //! # What is not
@@ -25,7 +26,7 @@
 //! - Replication is the server's. An asynchronous failover can lose acknowledged writes; set up synchronous commit where
 //!   that must not be.
 //! - A query that fails under you is yours to send again: the crate does not know what it did. The errors say what is safe.
-//! - Connections are made without TLS.
+//! - Connections to PostgreSQL are made in plain text unless `tls` is on and `postgres::Builder::tls` is given.
 //!
 //! # A service in twenty lines
 //!
@@ -74,16 +75,16 @@
 //! # Features
 //! | feature | default | brings |
 //! |---|---|---|
-//! | `postgres` | no | [`postgres`], [`idempotency`] |
+//! | `postgres` | no | [`postgres`], [`idempotency`], [`lease`] |
 //! | `redis` | no | `redis` |
-//! | `tls` | no | `tls`: encrypted links to Redis |
+//! | `tls` | no | `tls`: encrypted links to PostgreSQL and Redis |
 //! | `tower` | no | `causal::CausalLayer`, `idempotency::IdempotencyLayer`; turns `postgres` on |
 //! | `axum` | no | the `Db` extractor, `postgres::Error` as a response; turns `tower` on |
 //!
 
 #![cfg_attr(
     not(feature = "postgres"),
-    doc = "[`postgres`]: #features\n[`postgres::Router`]: #features\n[`postgres::Token`]: #features\n[`postgres::Error`]: #features\n[`idempotency`]: #features"
+    doc = "[`postgres`]: #features\n[`postgres::Router`]: #features\n[`postgres::Token`]: #features\n[`postgres::Error`]: #features\n[`idempotency`]: #features\n[`lease`]: #features"
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -95,6 +96,12 @@ pub mod causal;
 
 #[cfg(feature = "postgres")]
 pub mod idempotency;
+
+#[cfg(feature = "postgres")]
+pub mod lease;
+
+#[cfg(feature = "postgres")]
+mod migrate;
 
 #[cfg(feature = "redis")]
 pub mod redis;

@@ -8,12 +8,6 @@ use tokio_postgres::types::Type;
 use super::error::Error;
 use crate::postgres::{self, Router};
 
-/// Serializes migrations over all app servers: the first eight bytes of "ha-idemp" as a number.
-const MIGRATION_LOCK: i64 = 0x6861_2d69_6465_6d70;
-
-/// A migration that has to wait longer has met something that is not a migration.
-const MIGRATION_LIMIT: Duration = Duration::from_secs(15);
-
 // bytea keeps its case: digests and outcomes are opaque. fillfactor stays at 100, since rows are not updated.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS ha_idempotency (
@@ -35,34 +29,10 @@ CREATE INDEX IF NOT EXISTS ha_idempotency_expires_at ON ha_idempotency (expires_
 /// # Cancel safety
 /// Dropped half way, it is rolled back; call it again.
 pub async fn migrate(router: &Router) -> Result<(), Error> {
-    let migrating = async {
-        let transaction = router.transaction().await?;
-        let exists = "SELECT to_regclass('ha_idempotency') IS NOT NULL";
-        let rows = transaction.query_typed(exists, &[]).await;
-        let exists: bool = rows.map_err(postgres::Error::from)?[0].get(0);
-        if !exists {
-            transaction
-                .query_typed(
-                    "SELECT pg_advisory_xact_lock($1)",
-                    &[(&MIGRATION_LOCK, Type::INT8)],
-                )
-                .await
-                .map_err(postgres::Error::from)?;
-            transaction
-                .batch_execute(SCHEMA)
-                .await
-                .map_err(postgres::Error::from)?;
-        }
-        transaction.commit().await?;
-        Ok(())
-    };
-    match timeout(MIGRATION_LIMIT, migrating).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Database(postgres::Error::Timeout {
-            what: "creating the idempotency table",
-            limit: MIGRATION_LIMIT,
-        })),
-    }
+    let what = "creating the idempotency table";
+    crate::migrate::create(router, "ha_idempotency", SCHEMA, what)
+        .await
+        .map_err(Error::Database)
 }
 
 /// Deletes up to `batch` expired rows, leaving alone those that somebody else is deleting.

@@ -76,7 +76,8 @@ mod tests {
             (
                 Error::CommitUnknown {
                     node: "a".into(),
-                    source: None,
+                    source: crate::postgres::CommitCause::Deadline,
+                    doubt: None,
                 },
                 503,
             ),

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use ha_core::budget;
+use tokio_postgres::config::SslMode;
+
 use super::router::Router;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 
 /// A setting was refused. Names the setting and the value.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +67,15 @@ pub enum ConfigError {
         /// That one's value.
         other_value: Duration,
     },
+    /// A node wants TLS, and no [`Builder::tls`] says whom to trust.
+    #[error("node {name:?} has sslmode=require, and no TLS was given to the builder")]
+    NoTls {
+        /// The node.
+        name: String,
+    },
+    /// A setting of a part was refused.
+    #[error(transparent)]
+    Part(#[from] ha_core::config::ConfigError),
     /// There is no tokio runtime to run the probes on.
     #[error("build() was called outside a tokio runtime")]
     NoRuntime,
@@ -76,6 +90,13 @@ pub(crate) struct Settings {
     pub(crate) probe_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) pool_size: usize,
+    /// Of a node that is not the primary, if it differs.
+    pub(crate) replica_pool_size: Option<usize>,
+    /// Connections to a new primary that are made before they are asked for.
+    pub(crate) warm: usize,
+    pub(crate) retry_budget: budget::Config,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
     pub(crate) pool_wait: Duration,
     pub(crate) write_wait: Duration,
     pub(crate) replica_wait: Duration,
@@ -88,8 +109,15 @@ pub(crate) struct Settings {
 /// Builds a [`Router`]. See each method for its default and the reason for it.
 #[derive(Debug, Clone)]
 pub struct Builder {
-    pub(crate) nodes: Vec<(String, String)>,
+    pub(crate) nodes: Vec<(String, Server)>,
     pub(crate) settings: Settings,
+}
+
+/// Where a node is.
+#[derive(Debug, Clone)]
+pub(crate) enum Server {
+    Conninfo(String),
+    Config(Box<tokio_postgres::Config>),
 }
 
 impl Default for Builder {
@@ -103,6 +131,11 @@ impl Default for Builder {
                 probe_timeout: Duration::from_millis(500),
                 connect_timeout: Duration::from_secs(1),
                 pool_size: 16,
+                replica_pool_size: None,
+                warm: 4,
+                retry_budget: budget::Config::default(),
+                #[cfg(feature = "tls")]
+                tls: None,
                 pool_wait: Duration::from_secs(1),
                 write_wait: Duration::from_secs(2),
                 replica_wait: Duration::from_millis(50),
@@ -121,7 +154,26 @@ impl Builder {
     /// its role: roles are found out and followed.
     #[must_use]
     pub fn node(mut self, name: impl Into<String>, conninfo: impl Into<String>) -> Self {
-        self.nodes.push((name.into(), conninfo.into()));
+        self.nodes
+            .push((name.into(), Server::Conninfo(conninfo.into())));
+        self
+    }
+
+    /// Adds a node by a value instead of a text: everything that [`tokio_postgres::Config`] knows is used, such as a password
+    /// from a secret store, keepalives or `options`. It must name exactly one host.
+    #[must_use]
+    pub fn node_config(mut self, name: impl Into<String>, config: tokio_postgres::Config) -> Self {
+        self.nodes
+            .push((name.into(), Server::Config(Box::new(config))));
+        self
+    }
+
+    /// Connects over TLS; a node's certificate has to be made out for its `host`, and `hostaddr` says where that is. A node whose `sslmode` is `prefer`, which is the default, then counts as `require`: preferring
+    /// would let anybody on the way say that there is none. `sslmode=disable` leaves a node without.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.settings.tls = Some(tls);
         self
     }
 
@@ -163,10 +215,34 @@ impl Builder {
         self
     }
 
-    /// Connections per node, the probe's own excluded. Default 16.
+    /// Connections per node, the probe's own excluded. Default 16. A pool changes its size with its node's role.
     #[must_use]
     pub fn pool_size(mut self, connections: usize) -> Self {
         self.settings.pool_size = connections;
+        self
+    }
+
+    /// Connections per node that is not the primary. Default: `pool_size`. With `n` replicas each of them takes an `n`-th of the
+    /// reads, while the primary alone takes the writes.
+    #[must_use]
+    pub fn replica_pool_size(mut self, connections: usize) -> Self {
+        self.settings.replica_pool_size = Some(connections);
+        self
+    }
+
+    /// Connections to a new primary that are made at once, one after the other, before anybody asks for them; never more than
+    /// `pool_size`. Default 4: as many as may be made at the same time. 0 makes none.
+    #[must_use]
+    pub fn warm_connections(mut self, connections: usize) -> Self {
+        self.settings.warm = connections;
+        self
+    }
+
+    /// Bounds what [`Db::run`](super::Db::run) and [`Db::run_read`](super::Db::run_read) try again, over all of this router.
+    /// Default: a fifth of the calls, and 10 per second besides.
+    #[must_use]
+    pub fn retry_budget(mut self, budget: budget::Config) -> Self {
+        self.settings.retry_budget = budget;
         self
     }
 
@@ -258,11 +334,13 @@ impl Builder {
         let counts = [
             ("pool_size", settings.pool_size),
             ("readmit_after", settings.readmit_after as usize),
+            ("replica_pool_size", settings.replica_pool_size.unwrap_or(1)),
             ("fallback_reads", settings.fallback_reads.unwrap_or(1)),
         ];
         if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(ConfigError::ZeroCount { name });
         }
+        settings.retry_budget.validate()?;
         if settings.max_lag < settings.probe_interval {
             // Lag is only known to one probe interval, so a finer bound would eject healthy replicas.
             return Err(ConfigError::Inverted {
@@ -273,24 +351,38 @@ impl Builder {
             });
         }
         let mut nodes: Vec<(String, tokio_postgres::Config)> = Vec::new();
-        for (name, conninfo) in &self.nodes {
+        for (name, server) in &self.nodes {
             if name.is_empty() {
                 return Err(ConfigError::EmptyNode);
             }
             if nodes.iter().any(|(other, _)| other == name) {
                 return Err(ConfigError::DuplicateNode { name: name.clone() });
             }
-            let mut config: tokio_postgres::Config =
-                conninfo.parse().map_err(|source| ConfigError::Conninfo {
+            let mut config: tokio_postgres::Config = match server {
+                Server::Conninfo(text) => text.parse().map_err(|source| ConfigError::Conninfo {
                     name: name.clone(),
                     source,
-                })?;
+                })?,
+                Server::Config(config) => (**config).clone(),
+            };
             let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
             if hosts != 1 {
                 return Err(ConfigError::Hosts {
                     name: name.clone(),
                     hosts,
                 });
+            }
+            #[cfg(feature = "tls")]
+            let tls = settings.tls.is_some();
+            #[cfg(not(feature = "tls"))]
+            let tls = false;
+            match config.get_ssl_mode() {
+                SslMode::Disable => {}
+                _ if tls => {
+                    config.ssl_mode(SslMode::Require);
+                }
+                SslMode::Require => return Err(ConfigError::NoTls { name: name.clone() }),
+                _ => {}
             }
             if config.get_application_name().is_none() {
                 config.application_name("ha-db");
@@ -331,6 +423,25 @@ mod tests {
             (
                 good().node("b", "host=x,y"),
                 "connection string of node \"b\" names 2 hosts, a node is exactly one",
+            ),
+            (
+                good().node("b", "host=b sslmode=require"),
+                "node \"b\" has sslmode=require, and no TLS was given to the builder",
+            ),
+            (
+                good().node_config("b", tokio_postgres::Config::new()),
+                "connection string of node \"b\" names 0 hosts, a node is exactly one",
+            ),
+            (
+                good().replica_pool_size(0),
+                "replica_pool_size is 0, it must be at least 1",
+            ),
+            (
+                good().retry_budget(budget::Config {
+                    retry_ratio: 2.0,
+                    ..budget::Config::default()
+                }),
+                "budget.retry_ratio is 2: must be within 0.0..=1.0",
             ),
             (
                 good().max_lag(zero),

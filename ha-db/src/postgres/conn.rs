@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedMappedMutexGuard, OwnedSemaphorePermit};
@@ -14,6 +14,7 @@ use tokio_postgres::Client;
 use super::causal::{Causal, Served, Unsettled};
 use super::lsn::{Lsn, Position};
 use super::pool::{Object, Session, field, first_row};
+use super::resolve::InDoubt;
 use super::router::{Core, Router};
 use super::status::Role;
 use super::token::Known;
@@ -77,6 +78,13 @@ impl Stand {
         })
     }
 
+    /// What a transaction commits under `synchronous_commit = setting` waits for less, or more, than the session's.
+    pub(crate) fn under(mut self, setting: &str) -> Self {
+        self.local = setting != "off";
+        self.remote = matches!(setting, "on" | "remote_apply");
+        self
+    }
+
     pub(crate) fn of_primary(&self) -> bool {
         self.inserted.is_some()
     }
@@ -115,6 +123,10 @@ pub(crate) struct Lease {
     /// Inside a transaction of ours: given back, it is rolled back.
     begun: bool,
     savepoints: AtomicU64,
+    /// Has been told to cancel something; that may reach it late, so it must not be lent again.
+    tainted: AtomicBool,
+    /// What finds out about its transaction if its commit is not answered.
+    doubt: Option<InDoubt>,
     /// The system id when it was lent.
     system_id: u64,
     permit: Option<OwnedSemaphorePermit>,
@@ -138,6 +150,8 @@ impl Lease {
             write,
             begun: false,
             savepoints: AtomicU64::new(0),
+            tainted: AtomicBool::new(false),
+            doubt: None,
             system_id,
             permit: None,
         }
@@ -152,11 +166,34 @@ impl Lease {
         &self.core.nodes[self.index].name
     }
 
-    pub(crate) fn client(&self) -> &Client {
+    pub(crate) fn session(&self) -> &Session {
         match &self.object {
-            Some(object) => &object.client,
+            Some(object) => object,
             None => unreachable!("a lease is used only before it is given back"),
         }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.session().client
+    }
+
+    /// Whether each of its statements commits by itself.
+    pub(crate) fn is_autocommit(&self) -> bool {
+        self.write && !self.begun
+    }
+
+    pub(crate) fn taint(&self) {
+        self.tainted.store(true, Ordering::Release);
+    }
+
+    /// Its transaction has this number, and `mark` follows a record under it.
+    pub(crate) fn resolvable(&mut self, xid: u64, mark: Position) {
+        let life = self.session().life;
+        self.doubt = Some(InDoubt::new(self.system_id, self.index, life, xid, mark));
+    }
+
+    pub(crate) fn doubt(&self) -> Option<InDoubt> {
+        self.doubt
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -218,7 +255,10 @@ impl Lease {
 
     /// Puts the connection back without asking where it stands: the caller has just seen it outside a transaction.
     pub(crate) fn give_back_clean(mut self) {
-        drop(self.object.take());
+        let tainted = self.tainted.load(Ordering::Acquire);
+        if let Some(object) = self.object.take() {
+            give_back(object, !tainted);
+        }
     }
 
     /// Closes the connection; the server ends its transaction.
@@ -251,7 +291,8 @@ impl Drop for Lease {
             return;
         };
         let (core, index, begun) = (Arc::clone(&self.core), self.index, self.begun);
-        let write = self.write && !begun;
+        let write = self.is_autocommit();
+        let mut tainted = self.tainted.load(Ordering::Acquire);
         let permit = self.permit.take();
         // Whoever forgot a BEGIN, or was cancelled within a query, must not hand that on to the next.
         self.core.runtime.spawn(async move {
@@ -265,6 +306,11 @@ impl Drop for Lease {
                     object.client.simple_query(STAND).await.ok()
                 });
                 let early = timeout(SETTLE_LIMIT, asking.as_mut()).await;
+                if early.is_err() {
+                    // Something of its last user still runs, and nobody waits for it.
+                    tainted = true;
+                    core.nodes[index].cancel(&object, write).await;
+                }
                 if !write && !matches!(early, Ok(Some(_))) {
                     // The primary has at least what any replica has shown.
                     let asked = timeout(SETTLE_LIMIT, core.ask_primary(index)).await;
@@ -295,7 +341,8 @@ impl Drop for Lease {
                     unsettled.at(written, stand.visible(), stand.of_primary());
                 }
             }
-            give_back(object, stand.is_some_and(|stand| !stand.in_transaction));
+            let clean = stand.is_some_and(|stand| !stand.in_transaction);
+            give_back(object, clean && !tainted);
         });
     }
 }
@@ -312,7 +359,8 @@ impl fmt::Debug for Lease {
 /// A connection on loan: dereferences to the [`Client`], so that every query method is there.
 ///
 /// When it is dropped, the router asks it where it stands (that becomes part of the client's token) and puts it back. One
-/// that was left inside a transaction, or does not answer, is closed instead. Settings made with `SET` stay: use `SET LOCAL`.
+/// that was left inside a transaction, or does not answer, is closed instead, and what still runs on it is cancelled on the server
+/// after 250 ms. Settings made with `SET` stay: use `SET LOCAL`.
 #[derive(Debug)]
 pub struct Conn(Inner);
 
@@ -331,7 +379,7 @@ impl Conn {
         Self(Inner::Unit(guard))
     }
 
-    fn lease(&self) -> &Lease {
+    pub(crate) fn lease(&self) -> &Lease {
         match &self.0 {
             Inner::Pooled(lease) => lease,
             Inner::Unit(guard) => guard,
@@ -342,6 +390,14 @@ impl Conn {
     #[must_use]
     pub fn node(&self) -> &str {
         self.lease().name()
+    }
+
+    /// The node, if it was chosen for this connection alone.
+    pub(crate) fn index(&self) -> Option<usize> {
+        match &self.0 {
+            Inner::Pooled(lease) => Some(lease.index),
+            Inner::Unit(_) => None,
+        }
     }
 }
 

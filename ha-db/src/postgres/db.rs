@@ -15,7 +15,7 @@ use super::pool::Object;
 use super::status::Role;
 use super::token::Known;
 use super::topology::View;
-use super::{Causal, Conn, Error, Router, Token, Transaction};
+use super::{Causal, Conn, Error, Router, Token, Transaction, TransactionOptions};
 
 /// Between two looks at a replica that is catching up.
 const POLL: Duration = Duration::from_micros(500);
@@ -86,6 +86,15 @@ impl Db {
     /// # Cancel safety
     /// As [`Router::read`].
     pub async fn read_with(&self, consistency: Consistency) -> Result<Conn, Error> {
+        self.read_avoiding(consistency, &[]).await
+    }
+
+    /// As [`Db::read_with`], but not on these replicas as long as another node will do.
+    pub(crate) async fn read_avoiding(
+        &self,
+        consistency: Consistency,
+        avoided: &[usize],
+    ) -> Result<Conn, Error> {
         if let Some(unit) = self.causal.unit() {
             return unit.lock().await.map(Conn::of_unit);
         }
@@ -101,7 +110,7 @@ impl Db {
             Known::Acknowledged => self.router.core.view.load().primary.is_ok(),
             Known::Part => true,
         };
-        if !on_primary && let Some(conn) = self.replica(consistency).await {
+        if !on_primary && let Some(conn) = self.replica(consistency, avoided).await {
             return Ok(conn);
         }
         if consistency == Consistency::Strong || known == Known::Part {
@@ -150,11 +159,25 @@ impl Db {
     /// # Cancel safety
     /// As [`Router::read`].
     pub async fn transaction(&self) -> Result<Transaction, Error> {
+        self.transaction_with(TransactionOptions::default()).await
+    }
+
+    /// As [`Db::transaction`], with options. Inside a unit of work they have no effect: the unit has begun already.
+    ///
+    /// # Errors
+    /// As [`Db::transaction`].
+    ///
+    /// # Cancel safety
+    /// As [`Router::read`].
+    pub async fn transaction_with(
+        &self,
+        options: TransactionOptions,
+    ) -> Result<Transaction, Error> {
         if let Some(unit) = self.causal.unit() {
             return Transaction::nested(unit.lock().await?).await;
         }
         self.admit().await?;
-        Transaction::begin(&self.router, Some(&self.causal)).await
+        Transaction::begin(&self.router, Some(&self.causal), &options).await
     }
 
     /// Checks the client's token against what is known. One that says nothing about this cluster is replaced, a lost write is
@@ -190,7 +213,7 @@ impl Db {
     }
 
     /// A replica that is fresh enough, or becomes so within `replica_wait`.
-    async fn replica(&self, consistency: Consistency) -> Option<Conn> {
+    async fn replica(&self, consistency: Consistency, avoided: &[usize]) -> Option<Conn> {
         let core = &self.router.core;
         let view = core.view.load_full();
         let own = consistency == Consistency::ReadYourWrites;
@@ -204,7 +227,7 @@ impl Db {
                     // Without a primary nobody can tell the lag, and a proof is a proof.
                     _ => !node.ejected || view.primary.is_err(),
                 };
-                node.role == Role::Replica && fresh
+                node.role == Role::Replica && fresh && !avoided.contains(index)
             })
             .collect();
         if candidates.is_empty() {
@@ -316,7 +339,7 @@ impl Db {
                 Ok(index) if view.timeline >= self.need().timeline => {
                     let permit = Arc::clone(&core.fallback).acquire_owned();
                     let Ok(Ok(permit)) = timeout(core.settings.pool_wait, permit).await else {
-                        let conn = self.replica(consistency).await;
+                        let conn = self.replica(consistency, &[]).await;
                         return conn.ok_or(Error::NoReplica);
                     };
                     let left = end.saturating_duration_since(tokio::time::Instant::now());
@@ -337,7 +360,7 @@ impl Db {
             {
                 return Err(last);
             }
-            if let Some(conn) = self.replica(consistency).await {
+            if let Some(conn) = self.replica(consistency, &[]).await {
                 return Ok(conn);
             }
         }

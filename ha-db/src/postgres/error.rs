@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::lsn::Position;
+use super::resolve::InDoubt;
 
 /// Why there is no primary to write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -46,8 +47,11 @@ pub enum Error {
     CommitUnknown {
         /// The node that was asked to commit.
         node: String,
-        /// What ended it, when it was not the deadline.
-        source: Option<tokio_postgres::Error>,
+        /// What ended the wait for the answer.
+        source: CommitCause,
+        /// With [`TransactionOptions::resolvable`](super::TransactionOptions::resolvable): what
+        /// [`Router::resolve`](super::Router::resolve) needs to find the outcome.
+        doubt: Option<Box<InDoubt>>,
     },
     /// The transaction had failed before the commit was asked for; the server rolled it back.
     #[error("the transaction on {node} had already failed and was rolled back")]
@@ -112,6 +116,18 @@ pub enum Error {
     Query(#[from] tokio_postgres::Error),
 }
 
+/// What ended the wait for the answer to a commit.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitCause {
+    /// The deadline.
+    #[error("it did not come in time")]
+    Deadline,
+    /// The end of the connection, or of the server.
+    #[error("the connection ended")]
+    Ended(#[source] tokio_postgres::Error),
+}
+
 /// Why no connection could be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -125,9 +141,24 @@ pub enum ConnectError {
         /// The deadline.
         limit: Duration,
     },
+    /// The node's certificate was refused.
+    #[cfg(feature = "tls")]
+    #[error("the node's certificate was refused: {problem:?}")]
+    Certificate {
+        /// What is wrong with it.
+        problem: super::CertificateProblem,
+        /// In rustls' words.
+        source: tokio_postgres::Error,
+    },
     /// The node is no longer what the last probe saw (restarted, promoted, demoted, replaced).
     #[error("the node changed since it was last probed")]
     Changed,
+    /// No node of the router has this name.
+    #[error("no node is named {name:?}")]
+    Unnamed {
+        /// The name.
+        name: String,
+    },
     /// The router has been shut down.
     #[error("the connection pool is closed")]
     Closed,
@@ -143,16 +174,18 @@ impl Error {
             | Self::NoPrimary { .. }
             | Self::NoReplica
             | Self::Pool { .. } => true,
-            Self::Query(error) => error.code().is_some_and(|code| {
-                use tokio_postgres::error::SqlState;
-                [
-                    &SqlState::READ_ONLY_SQL_TRANSACTION,
-                    &SqlState::T_R_SERIALIZATION_FAILURE,
-                    &SqlState::T_R_DEADLOCK_DETECTED,
-                ]
-                .contains(&code)
-            }),
+            Self::Query(error) => error.code().is_some_and(super::run::is_conflict),
             _ => false,
+        }
+    }
+
+    /// What [`Router::resolve`](super::Router::resolve) needs to find out an unknown outcome, if the transaction was
+    /// [resolvable](super::TransactionOptions::resolvable).
+    #[must_use]
+    pub fn in_doubt(&self) -> Option<&InDoubt> {
+        match self {
+            Self::CommitUnknown { doubt, .. } => doubt.as_deref(),
+            _ => None,
         }
     }
 

@@ -30,7 +30,7 @@
 //! - Promotion and fencing are the cluster manager's: a partitioned primary whose successor cannot be seen still looks like one.
 //! - With asynchronous replication a failover may lose acknowledged writes; they are reported, not prevented.
 //! - With `synchronous_commit = off`, monotonic reads cover what is flushed.
-//! - Connections are made without TLS.
+//! - Without the feature `tls` and [`Builder::tls`], connections are made in plain text.
 //!
 //! The role needs `pg_monitor`, and `EXECUTE` on `pg_read_file(text, bigint, bigint, boolean)` for timeline histories; without
 //! them routing stays right and reads go to the primary after a failover until the replicas prove themselves.
@@ -41,29 +41,42 @@ mod causal;
 mod config;
 mod conn;
 mod db;
+mod deadline;
 mod error;
 mod history;
 mod lag;
 mod lsn;
+mod options;
 mod pool;
 mod probe;
+mod resolve;
 mod router;
+mod run;
 mod savepoint;
+mod statements;
 mod status;
+#[cfg(feature = "tls")]
+mod tls;
 mod token;
 mod topology;
 mod transaction;
 mod unit;
+mod warm;
 
 pub use causal::Causal;
 pub use config::{Builder, ConfigError};
 pub use conn::Conn;
 pub use db::{Consistency, Db};
-pub use error::{ConnectError, Error, NoPrimary};
+pub use error::{CommitCause, ConnectError, Error, NoPrimary};
 pub use lsn::{Lsn, ParseLsnError, Position};
+pub use options::{SynchronousCommit, TransactionOptions};
+pub use resolve::{InDoubt, Outcome};
 pub use router::Router;
+pub use run::Retry;
 pub use savepoint::Savepoint;
 pub use status::{NodeStatus, Role, Status};
+#[cfg(feature = "tls")]
+pub use tls::CertificateProblem;
 pub use token::{Token, TokenError};
 pub use transaction::Transaction;
 pub use unit::{Unit, UnitClient};

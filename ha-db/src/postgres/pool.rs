@@ -1,18 +1,27 @@
 //! Connections of one node: made, checked and cut by deadlines and generations of ours.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use super::error::ConnectError;
+use super::statements::Statements;
 use super::topology::View;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
+
+/// Connections of a pool that are being made at the same time: enough to fill it quickly, few enough for a server that has just
+/// been promoted and is met by everybody.
+pub(crate) const CONNECTING: usize = 4;
 
 /// A node's shared parts.
 #[derive(Debug)]
@@ -21,6 +30,10 @@ pub(crate) struct Node {
     pub(crate) name: Arc<str>,
     pub(crate) config: Config,
     pub(crate) connect_timeout: Duration,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
+    /// Of [`CONNECTING`]; probes need none.
+    pub(crate) connecting: Semaphore,
     /// Wakes the probe before its time.
     pub(crate) kick: Notify,
     pub(crate) generation: AtomicU64,
@@ -32,8 +45,23 @@ pub(crate) struct Node {
 pub(crate) struct Session {
     pub(crate) client: Client,
     pub(crate) generation: u64,
+    /// Its process on the server, and the life of that server; known of pooled connections.
+    pub(crate) pid: i32,
+    pub(crate) life: Life,
+    pub(crate) statements: Statements,
     driver: AbortHandle,
 }
+
+/// One life of a server. A crash of one of its processes begins a new one without a new postmaster, but not without a new
+/// checkpointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Life {
+    /// Microseconds since 1970.
+    pub(crate) started: i64,
+    pub(crate) checkpointer: i64,
+}
+
+type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Drop for Session {
     fn drop(&mut self) {
@@ -47,14 +75,14 @@ impl Node {
     pub(crate) async fn connect(self: &Arc<Self>) -> Result<Session, ConnectError> {
         let limit = self.connect_timeout;
         let generation = self.generation.load(Ordering::Acquire);
-        let (client, connection) = timeout(limit, self.config.connect(NoTls))
+        let (client, connection) = timeout(limit, self.open())
             .await
             .map_err(|_| ConnectError::Timeout { limit })??;
         let node = Arc::clone(self);
         let mut cut = self.cut.subscribe();
         let driver = tokio::spawn(async move {
             tokio::select! {
-                _ = connection => {}
+                () = connection => {}
                 _ = cut.wait_for(|cut| *cut > generation) => {}
             }
             node.kick.notify_one();
@@ -62,8 +90,43 @@ impl Node {
         Ok(Session {
             client,
             generation,
+            pid: 0,
+            life: Life::default(),
+            statements: Statements::default(),
             driver: driver.abort_handle(),
         })
+    }
+
+    #[cfg(feature = "tls")]
+    async fn open(&self) -> Result<(Client, Driver), ConnectError> {
+        match &self.tls {
+            Some(tls) => {
+                let connected = self.config.connect(super::tls::connector(tls)).await;
+                let (client, connection) = connected.map_err(super::tls::classify)?;
+                Ok((client, Box::pin(async move { drop(connection.await) })))
+            }
+            None => self.open_plain().await,
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn open(&self) -> Result<(Client, Driver), ConnectError> {
+        self.open_plain().await
+    }
+
+    async fn open_plain(&self) -> Result<(Client, Driver), ConnectError> {
+        let (client, connection) = self.config.connect(NoTls).await?;
+        Ok((client, Box::pin(async move { drop(connection.await) })))
+    }
+
+    pub(crate) async fn cancel_by_protocol(&self, session: &Session) {
+        let token = session.client.cancel_token();
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let _ = token.cancel_query(super::tls::connector(tls)).await;
+            return;
+        }
+        let _ = token.cancel_query(NoTls).await;
     }
 }
 
@@ -83,9 +146,15 @@ impl managed::Manager for Manager {
 
     async fn create(&self) -> Result<Session, ConnectError> {
         const WHO: &str = "SELECT pg_is_in_recovery(), \
-             (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
-        let session = self.node.connect().await?;
+             (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, pg_backend_pid(), \
+             (SELECT (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity \
+              WHERE backend_type = 'checkpointer')";
         let limit = self.node.connect_timeout;
+        let turn = timeout(limit, self.node.connecting.acquire()).await;
+        let _turn = turn
+            .map_err(|_| ConnectError::Timeout { limit })?
+            .map_err(|_| ConnectError::Closed)?;
+        let mut session = self.node.connect().await?;
         let answer = timeout(limit, session.client.simple_query(WHO))
             .await
             .map_err(|_| ConnectError::Timeout { limit })??;
@@ -101,6 +170,11 @@ impl managed::Manager for Manager {
             self.node.kick.notify_one();
             return Err(ConnectError::Changed);
         }
+        session.pid = field(row, 2).unwrap_or_default();
+        session.life = Life {
+            started: node.started.unwrap_or_default(),
+            checkpointer: field(row, 3).unwrap_or_default(),
+        };
         Ok(session)
     }
 

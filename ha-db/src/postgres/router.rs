@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use deadpool::managed::{PoolError, Timeouts};
+use ha_core::budget::Budget;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -15,15 +16,18 @@ use super::config::{Builder, Settings};
 use super::conn::{Lease, STAND, Stand};
 use super::error::{ConnectError, NoPrimary};
 use super::history::{Cover, survives};
-use super::pool::{Manager, Node, Object, Pool};
+use super::pool::{CONNECTING, Manager, Node, Object, Pool};
 use super::status::{NodeStatus, Status};
 use super::token::Token;
 use super::topology::{Rules, Topology, View};
-use super::{Causal, Conn, Consistency, Db, Error, Transaction, probe};
+use super::{Causal, Conn, Consistency, Db, Error, Transaction, TransactionOptions, probe, warm};
 
 /// A token further than this past everything that has been written was not made by this cluster: no server writes 64
 /// GiB between two probes.
 const IMPLAUSIBLE: u64 = 64 << 30;
+
+/// Reserved connections per node: enough for the renewals of many leases, which take a millisecond each.
+const RESERVED: usize = 2;
 
 /// Routes to the primary and its replicas. Clones share everything; when the last is dropped, the probes end.
 #[derive(Debug, Clone)]
@@ -45,11 +49,17 @@ impl Drop for Probes {
 pub(crate) struct Core {
     pub(crate) settings: Settings,
     pub(crate) nodes: Vec<Arc<Node>>,
-    pub(crate) pools: Vec<Pool>,
+    /// One pool per node and role, each of its role's size. A change of role makes every connection old, so none is missed; and
+    /// deadpool's `resize` does not shrink a pool that has not made all of its connections yet.
+    pools: Vec<Pool>,
+    replica_pools: Vec<Pool>,
+    /// Small ones for work that a full pool must not stop: renewals of leases.
+    reserved: Vec<Pool>,
     pub(crate) view: Arc<ArcSwap<View>>,
     pub(crate) runtime: Handle,
     pub(crate) fallback: Arc<Semaphore>,
     pub(crate) turn: AtomicUsize,
+    pub(crate) budget: Budget,
     topology: Mutex<Topology>,
     changed: watch::Sender<u64>,
 }
@@ -63,10 +73,12 @@ impl Core {
         let view = topology.view(now);
         for (node, seen) in self.nodes.iter().zip(&view.nodes) {
             if node.generation.swap(seen.generation, Ordering::AcqRel) != seen.generation {
-                drop(
-                    self.pools[node.index]
-                        .retain(|session, _| session.generation >= seen.generation),
-                );
+                for pools in [&self.pools, &self.replica_pools, &self.reserved] {
+                    drop(
+                        pools[node.index]
+                            .retain(|session, _| session.generation >= seen.generation),
+                    );
+                }
             }
             node.cut.send_if_modified(|cut| {
                 let more = seen.cut > *cut;
@@ -107,8 +119,21 @@ impl Core {
 
     /// A connection of one node, waiting at most `wait` for a free one.
     pub(crate) async fn checkout(&self, index: usize, wait: Duration) -> Result<Object, Error> {
+        let pools = if self.view.load().primary == Ok(index) {
+            &self.pools
+        } else {
+            &self.replica_pools
+        };
+        self.checkout_of(&pools[index], index, wait).await
+    }
+
+    async fn checkout_of(
+        &self,
+        pool: &Pool,
+        index: usize,
+        wait: Duration,
+    ) -> Result<Object, Error> {
         let node = || self.nodes[index].name.to_string();
-        let pool = &self.pools[index];
         let free = Timeouts {
             wait: Some(Duration::ZERO),
             create: None,
@@ -181,6 +206,20 @@ impl Core {
 
     /// A connection to the primary, waiting for one until `write_wait` has passed.
     pub(crate) async fn primary(&self, needed_timeline: u32) -> Result<(usize, Object), Error> {
+        self.primary_on(false, needed_timeline).await
+    }
+
+    /// As [`Core::primary`], on a reserved connection if `reserved`.
+    pub(crate) async fn primary_on(
+        &self,
+        reserved: bool,
+        needed_timeline: u32,
+    ) -> Result<(usize, Object), Error> {
+        let pools = if reserved {
+            &self.reserved
+        } else {
+            &self.pools
+        };
         let limit = self.settings.write_wait;
         let end = tokio::time::Instant::now() + limit;
         let mut changes = self.subscribe();
@@ -192,7 +231,7 @@ impl Core {
                 Ok(index) if view.timeline >= needed_timeline => {
                     let left = end.saturating_duration_since(tokio::time::Instant::now());
                     let wait = self.settings.pool_wait.min(left);
-                    match timeout(left, self.checkout(index, wait)).await {
+                    match timeout(left, self.checkout_of(&pools[index], index, wait)).await {
                         Ok(Ok(object)) => return Ok((index, object)),
                         Ok(Err(full @ Error::Pool { .. })) => return Err(full),
                         Ok(Err(error)) => last = Some(error),
@@ -252,27 +291,40 @@ impl Router {
                     name: name.into(),
                     config,
                     connect_timeout: settings.connect_timeout,
+                    #[cfg(feature = "tls")]
+                    tls: settings.tls.clone(),
+                    connecting: Semaphore::new(CONNECTING),
                     kick: Notify::new(),
                     generation: 0.into(),
                     cut: watch::Sender::new(0),
                 })
             })
             .collect();
-        let pools = nodes.iter().map(|node| {
-            let manager = Manager {
-                node: Arc::clone(node),
-                view: Arc::clone(&view),
-            };
-            let pool = Pool::builder(manager).max_size(settings.pool_size).build();
-            pool.unwrap_or_else(|_| unreachable!("without timeouts a pool needs no runtime"))
-        });
+        let pools = |size: usize| -> Vec<Pool> {
+            let pools = nodes.iter().map(|node| {
+                let manager = Manager {
+                    node: Arc::clone(node),
+                    view: Arc::clone(&view),
+                };
+                let pool = Pool::builder(manager).max_size(size).build();
+                pool.unwrap_or_else(|_| unreachable!("without timeouts a pool needs no runtime"))
+            });
+            pools.collect()
+        };
+        let replicas = settings.replica_pool_size.unwrap_or(settings.pool_size);
+        let (replica_pools, reserved) = (pools(replicas), pools(RESERVED));
+        let pools = pools(settings.pool_size);
         let core = Arc::new(Core {
-            pools: pools.collect(),
+            pools,
+            replica_pools,
+            reserved,
             fallback: Arc::new(Semaphore::new(settings.fallback_reads.unwrap_or(half))),
-            settings,
             view,
             runtime: runtime.clone(),
             turn: AtomicUsize::new(0),
+            budget: Budget::new(settings.retry_budget, Instant::now())
+                .unwrap_or_else(|_| unreachable!("the builder has checked it")),
+            settings,
             topology: Mutex::new(topology),
             changed: watch::Sender::new(0),
             nodes,
@@ -282,7 +334,8 @@ impl Router {
                 .spawn(probe::run(Arc::clone(&core), Arc::clone(node)))
                 .abort_handle()
         });
-        let probes = Arc::new(Probes(probes.collect()));
+        let warming = runtime.spawn(warm::run(Arc::clone(&core))).abort_handle();
+        let probes = Arc::new(Probes(probes.chain([warming]).collect()));
         Self {
             core,
             _probes: probes,
@@ -322,7 +375,21 @@ impl Router {
     /// # Cancel safety
     /// As [`Router::read`].
     pub async fn transaction(&self) -> Result<Transaction, Error> {
-        Transaction::begin(self, None).await
+        self.transaction_with(TransactionOptions::default()).await
+    }
+
+    /// As [`Router::transaction`], with options.
+    ///
+    /// # Errors
+    /// As [`Router::transaction`].
+    ///
+    /// # Cancel safety
+    /// As [`Router::read`].
+    pub async fn transaction_with(
+        &self,
+        options: TransactionOptions,
+    ) -> Result<Transaction, Error> {
+        Transaction::begin(self, None, &options).await
     }
 
     /// This router as one client sees it.
@@ -364,6 +431,24 @@ impl Router {
                 })
                 .collect(),
         }
+    }
+
+    /// Connects to one node, outside of the pools, and says why that is not possible: for a check at start, and for whoever
+    /// wants to know why a node is unreachable.
+    ///
+    /// # Errors
+    /// [`ConnectError`]. [`ConnectError::Unnamed`] when no node has this name.
+    ///
+    /// # Cancel safety
+    /// It has no effect.
+    pub async fn try_node(&self, name: &str) -> Result<(), ConnectError> {
+        let node = self.core.nodes.iter().find(|node| &*node.name == name);
+        let Some(node) = node else {
+            return Err(ConnectError::Unnamed {
+                name: name.to_owned(),
+            });
+        };
+        node.connect().await.map(drop)
     }
 
     /// Waits until a primary is known.

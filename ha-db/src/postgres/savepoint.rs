@@ -123,6 +123,12 @@ impl<'a> Savepoint<'a> {
     }
 }
 
+impl Savepoint<'_> {
+    pub(crate) fn lease(&self) -> &Lease {
+        self.lease
+    }
+}
+
 impl Drop for Savepoint<'_> {
     fn drop(&mut self) {
         if let Some(mark) = self.mark.take() {

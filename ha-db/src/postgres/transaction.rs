@@ -13,16 +13,19 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::causal::Causal;
 use super::conn::{Guard, Lease, SETTLE_LIMIT, STAND, Stand};
+use super::error::CommitCause;
 use super::lsn::{Lsn, Position};
+use super::options::TransactionOptions;
 use super::pool::{field, first_row};
+use super::resolve;
 use super::router::Router;
 use super::savepoint::{Mark, Savepoint};
 use super::token::Known;
 use super::{Error, Token};
 
 /// Fails in a transaction that has failed, where COMMIT would report success and roll back.
-const BEFORE: &str =
-    "SELECT pg_current_wal_insert_lsn(), pg_current_xact_id_if_assigned() IS NOT NULL";
+const BEFORE: &str = "SELECT pg_current_wal_insert_lsn(), pg_current_xact_id_if_assigned() IS NOT NULL, \
+    current_setting('synchronous_commit')";
 
 /// A transaction: dereferences to the [`Client`]. Dropped without [`Transaction::commit`], it is rolled back, and the connection
 /// is reused only after the server has confirmed that.
@@ -37,7 +40,12 @@ enum Inner {
 }
 
 /// Begins on the primary, trying again until `write_wait` has passed as long as nothing was sent.
-pub(crate) async fn begin(router: &Router, causal: Option<&Causal>) -> Result<Lease, Error> {
+pub(crate) async fn begin(
+    router: &Router,
+    causal: Option<&Causal>,
+    options: &TransactionOptions,
+) -> Result<Lease, Error> {
+    let sql = options.begin();
     let core = &router.core;
     let limit = core.settings.write_wait;
     let end = tokio::time::Instant::now() + limit;
@@ -45,18 +53,21 @@ pub(crate) async fn begin(router: &Router, causal: Option<&Causal>) -> Result<Le
         .and_then(Causal::token)
         .map_or(0, |token| token.need().timeline);
     loop {
-        let (index, object) = core.primary(needed).await?;
+        let (index, object) = core.primary_on(options.is_reserved(), needed).await?;
         let mut lease = Lease::new(router, index, object, causal.cloned(), true);
         lease.begun();
         let begun = timeout(
             core.settings.connect_timeout,
-            lease
-                .client()
-                .simple_query("BEGIN; SELECT pg_is_in_recovery()::int"),
+            lease.client().simple_query(&sql),
         )
         .await;
         let error = match begun {
             Ok(Ok(rows)) if first_row(&rows).and_then(|row| field(row, 0)) == Some(0u8) => {
+                if options.is_resolvable()
+                    && let Some((xid, mark)) = first_row(&rows).and_then(resolve::begun)
+                {
+                    lease.resolvable(xid, mark);
+                }
                 return Ok(lease);
             }
             Ok(Ok(_)) => Error::ReadOnly {
@@ -68,6 +79,10 @@ pub(crate) async fn begin(router: &Router, causal: Option<&Causal>) -> Result<Le
                     source: error.into(),
                 }
             }
+            // A standby has no transaction numbers, and no position of its own to show.
+            Ok(Err(error)) if error.code().is_some_and(is_of_a_standby) => Error::ReadOnly {
+                node: lease.name().to_owned(),
+            },
             Ok(Err(error)) => Error::Query(error),
             Err(_) => Error::Timeout {
                 what: "BEGIN",
@@ -86,6 +101,14 @@ pub(crate) async fn begin(router: &Router, causal: Option<&Causal>) -> Result<Le
         // The pool has lost one stale connection per turn; the pause is for a primary that refuses at once.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+fn is_of_a_standby(code: &SqlState) -> bool {
+    [
+        &SqlState::READ_ONLY_SQL_TRANSACTION,
+        &SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+    ]
+    .contains(&code)
 }
 
 fn is_ending(code: &SqlState) -> bool {
@@ -139,7 +162,12 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
         committed,
         stand,
     } = exchange(lease.client(), limit).await;
-    let unknown = |source| Error::CommitUnknown { node, source };
+    let doubt = lease.doubt().map(Box::new);
+    let unknown = |source| Error::CommitUnknown {
+        node,
+        source,
+        doubt,
+    };
     // A statement that has failed inside the transaction leaves COMMIT nothing but to roll back.
     let (refused, before) = match before {
         Some(Err(error)) => (Some(error), None),
@@ -152,14 +180,14 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
         (None, Some(Err(error))) => Some(error),
         (None, None) => {
             lease.discard();
-            return Err(unknown(None));
+            return Err(unknown(CommitCause::Deadline));
         }
     };
     if let Some(error) = error {
         if !is_refusal(&error) {
             lease.core().kick();
             lease.discard();
-            return Err(unknown(Some(error)));
+            return Err(unknown(CommitCause::Ended(error)));
         }
         if let Some(unsettled) = unsettled {
             unsettled.nothing();
@@ -175,7 +203,11 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
     let row = before.as_deref().and_then(first_row);
     let start: Option<Lsn> = row.and_then(|row| field(row, 0));
     let changed = row.is_none_or(|row| row.get(1) == Some("t"));
-    let stand = stand.and_then(|rows| Stand::read(&rows, lease.known_timeline()));
+    // What the transaction has committed under, which may not be what the session is set to.
+    let setting = row.and_then(|row| row.get(2));
+    let stand = stand
+        .and_then(|rows| Stand::read(&rows, lease.known_timeline()))
+        .map(|stand| setting.map_or(stand, |setting| stand.under(setting)));
     let system_id = lease.system_id();
     let token = if let Some(stand) = stand {
         let written = if changed {
@@ -216,8 +248,12 @@ fn is_refusal(error: &tokio_postgres::Error) -> bool {
 }
 
 impl Transaction {
-    pub(crate) async fn begin(router: &Router, causal: Option<&Causal>) -> Result<Self, Error> {
-        begin(router, causal)
+    pub(crate) async fn begin(
+        router: &Router,
+        causal: Option<&Causal>,
+        options: &TransactionOptions,
+    ) -> Result<Self, Error> {
+        begin(router, causal, options)
             .await
             .map(|lease| Self(Inner::Outer(Some(Box::new(lease)))))
     }
@@ -227,7 +263,7 @@ impl Transaction {
         Ok(Self(Inner::Nested(Some((guard, mark)))))
     }
 
-    fn lease(&self) -> &Lease {
+    pub(crate) fn lease(&self) -> &Lease {
         match &self.0 {
             Inner::Outer(Some(lease)) => lease,
             Inner::Nested(Some((guard, _))) => guard,
@@ -311,10 +347,14 @@ pub(crate) async fn rollback(lease: Lease) -> Result<(), Error> {
             return Ok(());
         }
         Ok(Err(error)) => Error::Query(error),
-        Err(_) => Error::Timeout {
-            what: "ROLLBACK",
-            limit,
-        },
+        Err(_) => {
+            // Dropped, it is rolled back again, and what keeps it is cancelled.
+            drop(lease);
+            return Err(Error::Timeout {
+                what: "ROLLBACK",
+                limit,
+            });
+        }
     };
     lease.discard();
     Err(error)

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use super::conn::{Guard, Lease};
 use super::transaction::{begin, commit, rollback};
-use super::{Causal, Error, Router, Token};
+use super::{Causal, Error, Router, Token, TransactionOptions};
 
 /// The connection of a unit, used by one at a time.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Unit {
     /// Nothing is begun.
     pub async fn begin(router: &Router, causal: &Causal) -> Result<Self, Error> {
         router.db(causal.clone()).admit().await?;
-        let lease = begin(router, Some(causal)).await?;
+        let lease = begin(router, Some(causal), &TransactionOptions::default()).await?;
         let shared = Arc::new(Shared {
             lease: Arc::new(Mutex::new(Some(lease))),
             limit: router.core.settings.pool_wait,

@@ -13,7 +13,7 @@ pub(crate) struct Bed {
     pub(crate) cluster: Cluster,
     pub(crate) router: Router,
     /// Sees what is committed, on a connection of its own.
-    watcher: Client,
+    pub(crate) watcher: Client,
 }
 
 impl Bed {
@@ -33,7 +33,7 @@ impl Bed {
         }
     }
 
-    fn db(&self) -> Db {
+    pub(crate) fn db(&self) -> Db {
         self.router.db(Causal::default())
     }
 
@@ -45,14 +45,14 @@ impl Bed {
     }
 
     /// Whether a session of the router is inside a transaction right now.
-    async fn in_transaction(&self) -> bool {
+    pub(crate) async fn in_transaction(&self) -> bool {
         let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'ha-db' \
              AND (xact_start IS NOT NULL OR state <> 'idle') AND query NOT LIKE '%pg_control_system%'";
         self.watcher.query_one(sql, &[]).await.unwrap().get(0)
     }
 
     /// Nothing is left behind: no transaction, and all connections can be had at once.
-    async fn assert_whole(&self, what: &str) {
+    pub(crate) async fn assert_whole(&self, what: &str) {
         eventually(&format!("{what}: no transaction is left"), async || {
             !self.in_transaction().await
         })
@@ -68,7 +68,12 @@ impl Bed {
 
     /// Runs `operation`, which writes `parts` rows under its run, dropped after 0, 1, 2, … polls, until it has ended by itself
     /// three times.
-    async fn cut_everywhere(&self, what: &str, parts: usize, operation: impl AsyncFn(i64)) {
+    pub(crate) async fn cut_everywhere(
+        &self,
+        what: &str,
+        parts: usize,
+        operation: impl AsyncFn(i64),
+    ) {
         let mut ended = 0;
         for polls in 0..MOST_POLLS {
             let run = i64::try_from(polls).unwrap();

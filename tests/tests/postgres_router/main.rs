@@ -3,11 +3,17 @@
 
 mod cancel;
 mod causal_http;
+mod deadlines;
 mod failover;
 mod idempotency;
+mod in_doubt;
+mod pools;
 mod reads;
+mod runs;
 mod savepoints;
 mod support;
+mod synchronous;
+mod tls;
 mod units;
 
 #[path = "../polls/mod.rs"]
