@@ -48,7 +48,12 @@ struct Tally {
 }
 
 /// Bills an order, from wherever it can be read.
-async fn bill(router: &Router, keys: &KeyRing, job: &Job, tally: &mut Tally) -> Result<(), Box<dyn Error>> {
+async fn bill(
+    router: &Router,
+    keys: &KeyRing,
+    job: &Job,
+    tally: &mut Tally,
+) -> Result<(), Box<dyn Error>> {
     const READ: &str = "SELECT count(*) FROM orders WHERE id = $1";
     let naive = router.db(Causal::default());
     let conn = naive.read_with(Consistency::Eventual).await?;
@@ -61,11 +66,15 @@ async fn bill(router: &Router, keys: &KeyRing, job: &Job, tally: &mut Tally) -> 
     let token = Token::verify(&job.token, keys)?;
     let db = router.db(Causal::new(Some(token)));
     let (found, node) = db
-        .run_read(Consistency::ReadYourWrites, Retry::default(), async |conn| {
-            let read = conn.prepare_cached(READ).await?;
-            let found: i64 = conn.query_one(&read, &[&job.order]).await?.get(0);
-            Ok::<_, postgres::Error>((found, conn.node().to_owned()))
-        })
+        .run_read(
+            Consistency::ReadYourWrites,
+            Retry::default(),
+            async |conn| {
+                let read = conn.prepare_cached(READ).await?;
+                let found: i64 = conn.query_one(&read, &[&job.order]).await?.get(0);
+                Ok::<_, postgres::Error>((found, conn.node().to_owned()))
+            },
+        )
         .await?;
     tally.missed += 1 - found;
     tally.on_replicas += i64::from(router.status().primary != Some(node));
@@ -93,12 +102,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         router.wait_primary(PATIENCE).await?;
     }
     let create = producer.write().await?;
-    let tables = "CREATE TABLE orders (id bigint PRIMARY KEY); CREATE TABLE bills (id bigint PRIMARY KEY)";
+    let tables =
+        "CREATE TABLE orders (id bigint PRIMARY KEY); CREATE TABLE bills (id bigint PRIMARY KEY)";
     create.batch_execute(tables).await?;
     drop(create);
     cluster.wait_caught_up(0, PATIENCE).await?;
 
-    let keys = KeyRing::from(Key::from_bytes(&std::array::from_fn::<u8, 32, _>(|_| fastrand::u8(..)))?);
+    let keys = KeyRing::from(Key::from_bytes(&std::array::from_fn::<u8, 32, _>(|_| {
+        fastrand::u8(..)
+    }))?);
     let (queue, mut jobs) = mpsc::channel(64);
     let placing = async {
         for order in 0..ORDERS {
@@ -121,7 +133,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     placed?;
     let tally = tally?;
     println!("{ORDERS} jobs: {} read on replicas", tally.on_replicas);
-    println!("orders missed with the token: {}, without it: {}", tally.missed, tally.missed_without_token);
+    println!(
+        "orders missed with the token: {}, without it: {}",
+        tally.missed, tally.missed_without_token
+    );
     assert_eq!(tally.missed, 0);
     Ok(())
 }

@@ -23,7 +23,10 @@ async fn half(cluster: &Cluster) -> Result<(Link, Router, Lease), Box<dyn Error>
     let link = Link::to(cluster.nodes[0].addr()).await?;
     let port = link.addr().port();
     let node = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
-    let router = Router::builder().node("a", node).write_wait(PATIENCE).build()?;
+    let router = Router::builder()
+        .node("a", node)
+        .write_wait(PATIENCE)
+        .build()?;
     lease::migrate(&router).await?;
     let lease = Lease::with_config(router.clone(), "report", Config::of(TTL))?;
     Ok((link, router, lease))

@@ -48,7 +48,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build()?;
     router.wait_primary(PATIENCE).await?;
     let create = router.write().await?;
-    create.batch_execute("CREATE TABLE note (text text)").await?;
+    create
+        .batch_execute("CREATE TABLE note (text text)")
+        .await?;
     drop(create);
 
     let db = router.db(Causal::default());
