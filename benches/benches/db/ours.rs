@@ -12,6 +12,13 @@ use crate::app::{Next, Nodes, Seen, Sql, Told, Trouble, patiently, told};
 
 pub(crate) const TABLE: &str = "note_ours";
 
+/// A signed token, and how often the client was told that what it stood for is gone.
+#[derive(Debug, Clone, Default)]
+struct Carried {
+    token: Option<String>,
+    losses: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Ours {
     writer: Router,
@@ -19,7 +26,7 @@ pub(crate) struct Ours {
     consistency: Consistency,
     keys: KeyRing,
     /// What each client carries.
-    tokens: Vec<Mutex<Option<String>>>,
+    carried: Vec<Mutex<Carried>>,
     sql: Sql,
 }
 
@@ -47,7 +54,7 @@ impl Ours {
             reader: set(builder(nodes)).build()?,
             consistency: Consistency::ReadYourWrites,
             keys: KeyRing::from(Key::from_bytes(&[7; 32])?),
-            tokens: (0..clients).map(|_| Mutex::default()).collect(),
+            carried: (0..clients).map(|_| Mutex::default()).collect(),
             sql: Sql::of(TABLE),
         })
     }
@@ -74,26 +81,37 @@ impl Ours {
         Ok(())
     }
 
-    fn context(&self, client: usize) -> Causal {
-        let text = self.token(client).clone();
-        Causal::new(text.and_then(|text| Token::verify(&text, &self.keys).ok()))
+    fn context(&self, client: usize) -> (Causal, u64) {
+        let Carried { token, losses } = self.carried(client).clone();
+        (Causal::new(self.verified(token.as_deref())), losses)
     }
 
-    /// What a browser does with the cookie of an answer, where it has several requests under way.
-    async fn keep(&self, client: usize, context: &Causal) {
+    fn verified(&self, text: Option<&str>) -> Option<Token> {
+        text.and_then(|text| Token::verify(text, &self.keys).ok())
+    }
+
+    /// What a browser does with the cookie of an answer, where it has several requests under way: joined, unless a loss was told. The
+    /// token of the client's new beginning takes the place of the old one then, and an answer to what was asked before it must not
+    /// bring that back.
+    async fn keep(&self, client: usize, (context, losses): &(Causal, u64), lost: bool) {
         let Some(new) = context.settle().await else {
             return;
         };
-        let mut kept = self.token(client);
-        let old = kept
-            .as_deref()
-            .and_then(|text| Token::verify(text, &self.keys).ok());
-        let joined = old.map_or(new, |old| old.join(new));
-        *kept = Some(joined.sign(&self.keys));
+        let mut carried = self.carried(client);
+        let old = self.verified(carried.token.as_deref());
+        let first = carried.losses == *losses;
+        let joined = match old {
+            Some(_) if lost && first => new,
+            Some(old) if !lost && !first && new.timeline() < old.need().timeline => return,
+            Some(old) => old.join(new),
+            None => new,
+        };
+        carried.token = Some(joined.sign(&self.keys));
+        carried.losses += u64::from(lost);
     }
 
-    fn token(&self, client: usize) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.tokens[client]
+    fn carried(&self, client: usize) -> std::sync::MutexGuard<'_, Carried> {
+        self.carried[client]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,9 +121,10 @@ impl Ours {
         let done = patiently(&mut trouble, || async move {
             let context = self.context(client);
             let done = self
-                .insert(&self.writer.db(context.clone()), client, key)
+                .insert(&self.writer.db(context.0.clone()), client, key)
                 .await;
-            self.keep(client, &context).await;
+            let lost = done.as_ref().is_err_and(|(_, error)| error.is_lost());
+            self.keep(client, &context, lost).await;
             done.map_err(|(asked, error)| match asked {
                 true if error.is_unknown() => Next::Stop,
                 _ if error.is_lost() => Next::Lost,
@@ -135,8 +154,10 @@ impl Ours {
         let mut trouble = Trouble::default();
         let seen = patiently(&mut trouble, || async move {
             let context = self.context(client);
-            let seen = self.list(&self.reader.db(context.clone()), client).await;
-            self.keep(client, &context).await;
+            let db = self.reader.db(context.0.clone());
+            let seen = self.list(&db, client).await;
+            let lost = seen.as_ref().is_err_and(Error::is_lost);
+            self.keep(client, &context, lost).await;
             seen.map_err(|error| match error.is_lost() {
                 true => Next::Lost,
                 false => Next::Again,
