@@ -87,7 +87,11 @@ fn place(at: &At) -> Result<Place, Stop> {
 }
 
 fn ensure_servers() -> Result<(), Stop> {
-    setup::ensure(&Tool::ALL).map_err(|e| refused(&e))
+    let wanted: Vec<_> = Tool::ALL
+        .into_iter()
+        .filter(|tool| *tool != Tool::HaProxy)
+        .collect();
+    setup::ensure(&wanted).map_err(|e| refused(&e))
 }
 
 async fn up(args: UpArgs) -> Result<(), Stop> {
