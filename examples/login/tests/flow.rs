@@ -1,0 +1,208 @@
+//! The flow, seen by browsers.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use ha_session::{Key, MemoryStore};
+use http::header::{CONTENT_TYPE, COOKIE, ORIGIN, SET_COOKIE, USER_AGENT};
+use http::{Request, StatusCode};
+use login::{Users, app, axum_login_app};
+use tower::ServiceExt as _;
+
+#[derive(Clone)]
+struct Browser {
+    app: Router,
+    agent: &'static str,
+    cookie: Option<String>,
+    from: Option<(&'static str, &'static str)>,
+}
+
+impl Browser {
+    fn new(app: &Router, agent: &'static str) -> Self {
+        Self {
+            app: app.clone(),
+            agent,
+            cookie: None,
+            from: None,
+        }
+    }
+
+    async fn send(&mut self, request: http::request::Builder, body: &str) -> (StatusCode, String) {
+        let mut request = request
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(USER_AGENT, self.agent)
+            .header("host", "shop.example");
+        if let Some(cookie) = &self.cookie {
+            request = request.header(COOKIE, cookie);
+        }
+        if let Some((name, value)) = self.from {
+            request = request.header(name, value);
+        }
+        let request = request.body(Body::from(body.to_owned())).unwrap();
+        let answer = self.app.clone().oneshot(request).await.unwrap();
+        if let Some(set) = answer.headers().get(SET_COOKIE) {
+            let pair = set.to_str().unwrap().split(';').next().unwrap();
+            self.cookie = (!pair.ends_with('=')).then(|| pair.to_owned());
+        }
+        let status = answer.status();
+        let body = to_bytes(answer.into_body(), 100_000).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn get(&mut self, path: &str) -> (StatusCode, String) {
+        self.send(Request::get(path), "").await
+    }
+
+    async fn post(&mut self, path: &str, form: &str) -> StatusCode {
+        self.send(Request::post(path), form).await.0
+    }
+
+    async fn login(&mut self) {
+        let status = self.post("/login", "name=ann&password=secret").await;
+        assert_eq!(status, StatusCode::NO_CONTENT);
+    }
+
+    async fn who(&mut self) -> String {
+        self.get("/").await.1
+    }
+}
+
+fn shop() -> Router {
+    let key = Key::from_bytes(&[7; 32]).unwrap();
+    app(MemoryStore::new(), key, Users::of("ann", "secret")).unwrap()
+}
+
+#[tokio::test]
+async fn every_sign_in_gives_a_new_id_and_a_wrong_password_gives_none() {
+    let mut browser = Browser::new(&shop(), "phone");
+    let status = browser.post("/login", "name=ann&password=wrong").await;
+    assert_eq!((status, &browser.cookie), (StatusCode::UNAUTHORIZED, &None));
+    browser.login().await;
+    let first = browser.clone().cookie;
+    let mut planted = browser.clone();
+    browser.login().await;
+    assert_ne!(browser.cookie, first, "signing in again as well");
+    assert_eq!(browser.who().await, "ann");
+    let status = planted.post("/password", "old=secret&new=mine").await;
+    assert_ne!(
+        status,
+        StatusCode::NO_CONTENT,
+        "the id before takes no writes"
+    );
+}
+
+#[tokio::test]
+async fn signing_out_ends_the_session_for_every_copy_of_the_cookie() {
+    let mut browser = Browser::new(&shop(), "phone");
+    browser.login().await;
+    let mut copy = browser.clone();
+    assert_eq!(browser.post("/logout", "").await, StatusCode::NO_CONTENT);
+    assert_eq!(browser.cookie, None);
+    assert_eq!(copy.get("/").await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn logging_out_everywhere_reaches_every_device() {
+    let shop = shop();
+    let (mut phone, mut laptop) = (Browser::new(&shop, "phone"), Browser::new(&shop, "laptop"));
+    phone.login().await;
+    laptop.login().await;
+    assert_eq!(
+        phone.post("/logout-everywhere", "").await,
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(phone.get("/").await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(laptop.get("/").await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn changing_the_password_asks_for_the_old_one_and_leaves_this_session_alone() {
+    let shop = shop();
+    let (mut phone, mut thief) = (Browser::new(&shop, "phone"), Browser::new(&shop, "cave"));
+    phone.login().await;
+    thief.login().await;
+    let before = phone.cookie.clone();
+    let status = thief.post("/password", "old=guess&new=mine").await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let status = phone.post("/password", "old=secret&new=better").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    assert_ne!(phone.cookie, before, "under a new id");
+    assert_eq!(phone.who().await, "ann");
+    assert_eq!(thief.get("/").await.0, StatusCode::UNAUTHORIZED);
+    let status = thief.post("/login", "name=ann&password=secret").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "the old password is none");
+}
+
+#[tokio::test]
+async fn a_user_sees_the_devices_and_ends_one() {
+    let shop = shop();
+    let (mut phone, mut laptop) = (Browser::new(&shop, "phone"), Browser::new(&shop, "laptop"));
+    phone.login().await;
+    laptop.login().await;
+    let (_, list) = phone.get("/devices").await;
+    assert!(list.contains("phone") && list.contains("laptop"), "{list}");
+    let other = list
+        .split("],[")
+        .find(|entry| entry.contains("laptop"))
+        .unwrap();
+    let id = other.split('"').nth(1).unwrap();
+    let status = phone.post(&format!("/devices/{id}/end"), "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    assert_eq!(laptop.get("/").await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(phone.who().await, "ann");
+    let status = phone.post("/devices/nonsense/end", "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn what_another_site_sends_changes_nothing() {
+    let mut browser = Browser::new(&shop(), "phone");
+    browser.login().await;
+    for forged in [
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+        (ORIGIN.as_str(), "https://evil.example"),
+        (ORIGIN.as_str(), "https://shop.example.evil.example"),
+        (ORIGIN.as_str(), "null"),
+    ] {
+        browser.from = Some(forged);
+        let status = browser.post("/logout", "").await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{forged:?}");
+        assert_eq!(browser.who().await, "ann", "{forged:?}");
+    }
+    for own in [
+        ("sec-fetch-site", "same-origin"),
+        (ORIGIN.as_str(), "https://shop.example"),
+    ] {
+        browser.from = Some(own);
+        browser.login().await;
+        assert_eq!(
+            browser.post("/logout", "").await,
+            StatusCode::NO_CONTENT,
+            "{own:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn axum_login_works_on_a_store_of_ours() {
+    let mut browser = Browser::new(&axum_login_app(MemoryStore::new()), "phone");
+    let status = browser.post("/login", "name=ann&password=wrong").await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    browser.login().await;
+    let first = browser.cookie.clone();
+    assert!(first.as_ref().unwrap().starts_with("__Host-id="));
+    let mut copy = browser.clone();
+    assert_eq!(browser.who().await, "ann");
+    browser.login().await;
+    assert_ne!(browser.cookie, first, "a new id for a new sign-in");
+    assert_eq!(copy.get("/").await.0, StatusCode::UNAUTHORIZED);
+    let mut copy = browser.clone();
+    assert_eq!(browser.post("/logout", "").await, StatusCode::NO_CONTENT);
+    assert_eq!(copy.get("/").await.0, StatusCode::UNAUTHORIZED);
+    tokio::time::timeout(Duration::from_secs(60), copy.who())
+        .await
+        .unwrap();
+}
