@@ -3,6 +3,7 @@
 
 mod cancel;
 mod contract;
+mod laws;
 mod naive;
 mod postgres;
 mod redis;

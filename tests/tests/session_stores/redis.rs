@@ -12,7 +12,7 @@ use ha_session::{Load, RedisStore, SessionKey, Store, StoreError, Version};
 use ha_testbed::redis::{Cluster, Redis};
 use http::StatusCode;
 
-async fn bed() -> (Cluster, Connection) {
+pub(crate) async fn bed() -> (Cluster, Connection) {
     let redis = Redis::single().start().await.unwrap();
     let connection = Connection::from_url(&redis.url()).unwrap();
     connection.ready(Duration::from_secs(10)).await.unwrap();
