@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A producer commits an order and puts a job about it into a queue outside of the database, as one does with Redis, Kafka or SQS. The
-//! worker is so fast that a replica often does not have the order yet. Told the producer's token, it reads from a replica that has it;
-//! the control, without the token, misses some. What the worker writes advances the token, and goes on with the job's result.
+//! worker can be so fast that a replica does not have the order yet. Told the producer's token, it reads from a replica that has it;
+//! the control, without the token, misses what the replica has not replayed yet, if anything. What the worker writes advances the token, and goes on with the job's result.
 
 use std::error::Error;
 use std::time::Duration;
