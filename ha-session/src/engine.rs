@@ -115,12 +115,11 @@ impl Entry {
         }
     }
 
-    /// The key under which the session goes on, while the old one still answers.
-    pub(crate) fn successor(&self, now: u64, revocations: Revocations<'_>) -> Option<SessionKey> {
+    /// The key under which the session goes on, while the old one still leads there.
+    pub(crate) fn successor(&self, now: u64) -> Option<SessionKey> {
+        let ends = self.idle_until.min(self.absolute_until);
         match self.state {
-            State::Rotated { to, .. } if self.view(now, revocations) == View::Superseded => {
-                Some(to)
-            }
+            State::Rotated { at, to } if now < ends.min(at + millis(ROTATION_GRACE)) => Some(to),
             _ => None,
         }
     }
@@ -214,17 +213,8 @@ pub(crate) fn commit(
         Some((_, View::Superseded)) => return Step::refuse(Outcome::Superseded),
         Some((entry, View::Live)) => entry.clone(),
     };
-    if let Some(expected) = &commit.expected {
-        let keys: Vec<_> = expected
-            .iter()
-            .filter(|(name, seen)| {
-                base.values.get(*name).map_or(Version::ZERO, |v| v.version) != **seen
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        if !keys.is_empty() {
-            return Step::refuse(Outcome::Conflict { keys });
-        }
+    if let Some(keys) = conflicts(&base.values, commit.expected.as_ref()) {
+        return Step::refuse(Outcome::Conflict { keys });
     }
     let bytes = base.record(now, revocations).size_with(&commit.patch);
     if bytes > commit.max_bytes {
@@ -256,6 +246,24 @@ pub(crate) fn commit(
         }
     };
     Step { outcome, writes }
+}
+
+/// The names that somebody else changed since they were seen, if there are any.
+pub(crate) fn conflicts(
+    values: &BTreeMap<String, Value>,
+    expected: Option<&BTreeMap<String, Version>>,
+) -> Option<Vec<String>> {
+    let stored = |name: &String| {
+        values
+            .get(name)
+            .map_or(Version::ZERO, |value| value.version)
+    };
+    let keys: Vec<_> = expected?
+        .iter()
+        .filter(|(name, seen)| stored(name) != **seen)
+        .map(|(name, _)| name.clone())
+        .collect();
+    (!keys.is_empty()).then_some(keys)
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {

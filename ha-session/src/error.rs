@@ -102,6 +102,10 @@ pub enum SessionError {
     /// The session was signed out, or ended, while this request was under way. Its changes were dropped.
     #[error("the session ended while the request was under way")]
     Ended,
+    /// All sessions of whom this request signed in were revoked while it was under way, so that what it checked may not hold any
+    /// more. Nothing can be used of what it stored. The same request, sent again, checks again.
+    #[error("all sessions were revoked while the sign-in was under way")]
+    Revoked,
     /// Another request rotated the id away while this one was under way. Its changes were dropped; the client has,
     /// or is about to get, the new cookie, and can try again with it.
     #[error("the session id was rotated while the request was under way")]
@@ -159,7 +163,7 @@ pub enum SessionError {
         key: String,
         /// Why.
         #[source]
-        source: Arc<rmp_serde::encode::Error>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The stored value is of another type than asked for.
     #[error("session value {key:?} cannot be decoded as the type asked for")]
@@ -168,7 +172,7 @@ pub enum SessionError {
         key: String,
         /// Why.
         #[source]
-        source: Arc<rmp_serde::decode::Error>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The stored value was written in a format that this version does not know, most likely by a newer one.
     #[error("session value {key:?} has format {found}, this version reads up to {supported}")]
@@ -201,7 +205,11 @@ impl SessionError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Unknown(_) | Self::NotCommitted(_) | Self::Superseded | Self::Random(_)
+            Self::Unknown(_)
+                | Self::NotCommitted(_)
+                | Self::Revoked
+                | Self::Superseded
+                | Self::Random(_)
         )
     }
 

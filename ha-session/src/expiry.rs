@@ -52,6 +52,15 @@ impl Expiry {
         self.absolute
     }
 
+    /// The same within a life of which only `absolute` is left.
+    #[cfg(feature = "redis")]
+    pub(crate) fn within(self, absolute: Duration) -> Self {
+        Self {
+            idle: self.idle.min(absolute),
+            absolute,
+        }
+    }
+
     /// Whether a request that only read should extend the session: when a tenth of the idle window has passed and
     /// extending would gain something.
     #[must_use]

@@ -61,7 +61,11 @@ pub fn cookie(bytes: &[u8]) {
 /// Stored records of this crate's own making, to mutate.
 #[must_use]
 pub fn record_seeds() -> Vec<Vec<u8>> {
-    let value = value::encode("a", &serde_json::json!({"a": [1, null, "x"]}));
+    let value = value::encode(
+        crate::value::ValueFormat::default(),
+        "a",
+        &serde_json::json!({"a": [1, null, "x"]}),
+    );
     let row: &[u8] = br#"{"user":[1700000000000,"AaNhbm4="]}"#;
     vec![value.unwrap_or_default(), row.to_vec()]
 }

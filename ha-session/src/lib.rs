@@ -33,7 +33,10 @@
 //! 9. **Secrets stay secret.** Ids have 192 random bits; stores see their SHA-256 only, logs a keyed hash of that. The cookie is
 //!    `__Host-id`, signed or encrypted, `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`; attributes that a browser would refuse
 //!    are refused when the layer is built ([`CookieConfig`]). Keys rotate with [`KeyRing`].
-//! 10. **Bad input is no session.** A garbled cookie, one of another key, one without a signature: all count as no cookie,
+//! 10. **Everywhere is everywhere.** [`Session::set_principal`] says whose a session is. [`Session::sessions`] lists the
+//!     sessions of a user, [`Session::revoke`] ends one, and [`Session::revoke_all`] ends all of them in one step that no
+//!     sign-in under way slips past: one that began before it is refused with 503, and the client sends it again.
+//! 11. **Bad input is no session.** A garbled cookie, one of another key, one without a signature: all count as no cookie,
 //!     without an error, a panic or a question to the store. They say nothing about any session, and the first
 //!     session that the request starts replaces them.
 //!
@@ -49,6 +52,8 @@
 //! - Sessions are not encrypted in the store. The cookie holds no data, only the id and a version.
 //! - The holder of a *copy* of the cookie may see a session for some seconds after its sign-out in rare double failures;
 //!   [`Tiered`] says in which, and how to bound it.
+//! - Which came first, a sign-in or a revocation, is told by the store's clock. A primary that takes over between the two with a
+//!   clock that is minutes ahead may take a sign-in under way for a later one.
 //! - The commit happens once the handler has returned its answer; what a streamed body or a socket does to the session later must be
 //!   committed with [`Session::commit`], and can neither start a session nor rotate its id: the cookie would have left already.
 //! - A handler that panics has changed nothing, except that a sign-out which it asked for is carried out.
@@ -59,6 +64,7 @@
 //! |---|---|---|---|
 //! | [`MemoryStore`] | nothing; one process | restart | in memory |
 //! | [`RedisStore`], [`Tiered`] at [`Level::Cache`] | restart of app servers | flush; failover drops the last moments | in the master's memory |
+//! | [`Tiered`] at [`Level::Replicated`] with all replicas | failover of Redis | flush | in the memory of so many replicas |
 //! | [`PostgresStore`] | as PostgreSQL is set up: with a synchronous standby, any node | | committed |
 //! | [`Tiered`] at [`Level::Durable`] | the above, and reads survive PostgreSQL's outage | | committed in PostgreSQL |
 //!
@@ -160,7 +166,7 @@
 #![cfg_attr(not(feature = "postgres"), doc = "[`PostgresStore`]: #features")]
 #![cfg_attr(
     not(all(feature = "redis", feature = "postgres")),
-    doc = "[`Tiered`]: #features\n[`Level::Durable`]: #features\n[`Level::Cache`]: #features"
+    doc = "[`Tiered`]: #features\n[`Level::Durable`]: #features\n[`Level::Cache`]: #features\n[`Level::Replicated`]: #features"
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -203,10 +209,11 @@ pub use self::record::{Change, FORMAT, Patch, Record, Value, Version};
 pub use self::session::{OnConflict, OnServerError, Session};
 #[cfg(feature = "redis")]
 pub use self::store::RedisStore;
+#[cfg(feature = "postgres")]
+pub use self::store::{Cleaner, MigrateError, Pace, PostgresStore};
 pub use self::store::{
     Commit, Ending, Gone, Load, MAX_LISTED, MemoryStore, Outcome, ROTATION_GRACE, Store, StoreError,
 };
 #[cfg(all(feature = "redis", feature = "postgres"))]
 pub use self::store::{Level, Tiered};
-#[cfg(feature = "postgres")]
-pub use self::store::{MigrateError, PostgresStore};
+pub use self::value::ValueFormat;

@@ -46,7 +46,14 @@ impl Base {
         for (name, stored) in &record.values {
             let json: Json = value::decode(name, &stored.bytes)?;
             // As it would be saved, which may be other bytes than another writer stored for the same value.
-            names.insert(name.clone(), hash(&value::encode(name, &json)?));
+            names.insert(
+                name.clone(),
+                hash(&value::encode(
+                    crate::value::ValueFormat::default(),
+                    name,
+                    &json,
+                )?),
+            );
             data.insert(name.clone(), json);
         }
         let base = Self {
@@ -104,7 +111,10 @@ fn encoded(data: &Data) -> Result<Vec<(&String, Vec<u8>)>, SessionError> {
         .filter(|(name, _)| *name != BASE)
         .map(|(name, json)| {
             value::check_name(name)?;
-            Ok((name, value::encode(name, json)?))
+            Ok((
+                name,
+                value::encode(crate::value::ValueFormat::default(), name, json)?,
+            ))
         })
         .collect()
 }
@@ -124,7 +134,9 @@ mod tests {
 
     fn record(values: &[(&str, Json)]) -> Record {
         let value = |(name, json): &(&str, Json)| {
-            let bytes = value::encode(name, json).unwrap().into();
+            let bytes = value::encode(crate::value::ValueFormat::default(), name, json)
+                .unwrap()
+                .into();
             let value = Value {
                 version: Version::new(1),
                 bytes,

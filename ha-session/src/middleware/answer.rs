@@ -56,6 +56,7 @@ impl Problem {
             SessionError::Unknown(_) | SessionError::NotCommitted(_) | SessionError::Random(_) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "Session store unavailable")
             }
+            SessionError::Revoked => (StatusCode::SERVICE_UNAVAILABLE, "Sign-in was overtaken"),
             SessionError::Superseded => (StatusCode::SERVICE_UNAVAILABLE, "Session id was rotated"),
             SessionError::Ended => (StatusCode::CONFLICT, "Session ended"),
             SessionError::Conflict { .. } => (StatusCode::CONFLICT, "Session changed"),

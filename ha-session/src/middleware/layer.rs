@@ -11,6 +11,7 @@ use crate::expiry::Expiry;
 use crate::middleware::SessionService;
 use crate::session::{OnConflict, OnServerError, Settings, Shared};
 use crate::store::Store;
+use crate::value::ValueFormat;
 
 /// Gives every request a [`Session`](crate::Session) and commits it before the answer leaves.
 ///
@@ -40,6 +41,7 @@ impl SessionLayer {
                 settings: Settings {
                     expiry: Expiry::default(),
                     on_conflict: OnConflict::default(),
+                    format: ValueFormat::default(),
                     max_value: SessionLayerBuilder::DEFAULT_MAX_VALUE,
                     max_session: SessionLayerBuilder::DEFAULT_MAX_SESSION,
                     store_timeout: SessionLayerBuilder::DEFAULT_STORE_TIMEOUT,
@@ -125,6 +127,12 @@ impl SessionLayerBuilder {
     /// What happens when two requests change the same value. Default: the last writer wins.
     pub fn on_conflict(mut self, policy: OnConflict) -> Self {
         self.shared.settings.on_conflict = policy;
+        self
+    }
+
+    /// How values are written; all formats are read. Default: MessagePack.
+    pub fn value_format(mut self, format: ValueFormat) -> Self {
+        self.shared.settings.format = format;
         self
     }
 

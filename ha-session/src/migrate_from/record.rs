@@ -73,7 +73,8 @@ impl Import {
         let mut patch = Patch::new();
         for (name, json) in &self.data {
             value::check_name(name).map_err(corrupt("a name is too long or not printable"))?;
-            let bytes = value::encode(name, json).map_err(corrupt("a value cannot be encoded"))?;
+            let bytes = value::encode(crate::value::ValueFormat::default(), name, json)
+                .map_err(corrupt("a value cannot be encoded"))?;
             patch.set(name.clone(), bytes);
         }
         Ok(patch)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::state::{Cookie, Seen};
 use super::{OnConflict, Session};
@@ -13,13 +14,17 @@ use crate::principal::Claim;
 use crate::record::{Change, Patch, Record, Version};
 use crate::store::{Commit, Ending, Gone, Outcome, StoreError};
 
+/// More than two durations of whole milliseconds can be wrong by.
+const CLOCK_GRAIN: Duration = Duration::from_millis(5);
+
 impl Session {
     /// Commits now what would be committed when the request ends, for a handler that must know the outcome before it
     /// goes on. What changes afterwards is committed at the end.
     ///
     /// # Errors
     /// Every [`SessionError`] of a commit; the changes are still there to be committed again, except after
-    /// [`SessionError::Ended`], [`SessionError::Superseded`] and [`SessionError::Conflict`], which drop them.
+    /// [`SessionError::Ended`], [`SessionError::Revoked`], [`SessionError::Superseded`] and [`SessionError::Conflict`], which
+    /// drop them.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the commit is stored as a whole or not at all; the changes stay in the session and
@@ -48,7 +53,12 @@ impl Session {
                     state.rotate &= !rotate;
                 }
             }
-            Err(SessionError::Ended | SessionError::Superseded | SessionError::Conflict { .. }) => {
+            Err(
+                SessionError::Ended
+                | SessionError::Revoked
+                | SessionError::Superseded
+                | SessionError::Conflict { .. },
+            ) => {
                 state.patch.clear();
                 state.claim = None;
                 state.rotate = false;
@@ -208,6 +218,13 @@ impl Session {
         }
     }
 
+    /// Whether this request began after something that was so long ago when the store answered. The store's durations are
+    /// whole milliseconds and its clock may run a little faster than ours: in doubt it did not.
+    pub(super) fn began_after(&self, ago: Duration) -> bool {
+        let elapsed = self.inner.started.elapsed();
+        ago > elapsed + elapsed / 500 + CLOCK_GRAIN
+    }
+
     fn expected(&self, patch: &Patch) -> Option<BTreeMap<String, Version>> {
         if self.inner.shared.settings.on_conflict != OnConflict::Refuse {
             return None;
@@ -239,7 +256,7 @@ impl Session {
     ) -> Result<(), SessionError> {
         if claim.is_some() {
             let refused = match &record.owner {
-                Some(owner) => (!self.stands(owner)).then_some(SessionError::Ended),
+                Some(owner) => (!self.stands(owner)).then_some(SessionError::Revoked),
                 None => Some(not_committed(StoreError::Unsupported {
                     what: "keep whose a session is",
                 })),
@@ -272,7 +289,6 @@ impl Session {
             .await;
         if let Err(error) = ended {
             tracing::debug!(
-                session = %id.key(),
                 error = &error as &dyn std::error::Error,
                 "refused sign-in not ended"
             );

@@ -1,7 +1,5 @@
 //! What a request leaves behind when it ends.
 
-use std::time::Duration;
-
 use super::state::{Cookie, Effects, Seen};
 use super::{OnServerError, Session};
 use crate::error::SessionError;
@@ -51,16 +49,11 @@ impl Session {
         })
     }
 
-    /// Whether this request began after what happened so long ago. Stores count whole milliseconds, each end rounded by itself, so that
-    /// what happened under this request can look older by one.
-    pub(super) fn began_after(&self, ago: Duration) -> bool {
-        ago > self.inner.started.elapsed() + Duration::from_millis(1)
-    }
-
     /// Drops the changes and the rotation that this request asked for, and keeps its sign-out.
     pub(crate) fn discard(&self) {
         let mut state = self.state();
         state.patch.clear();
+        state.claim = None;
         state.rotate = false;
     }
 

@@ -130,8 +130,8 @@ impl Session {
     /// [`SessionError::BadName`], [`SessionError::Encode`]. The session is as before then.
     pub fn insert<T: Serialize>(&self, key: &str, value: T) -> Result<(), SessionError> {
         value::check_name(key)?;
-        let bytes = Bytes::from(value::encode(key, &value)?);
         let settings = &self.inner.shared.settings;
+        let bytes = Bytes::from(value::encode(settings.format, key, &value)?);
         if bytes.len() > settings.max_value {
             return Err(SessionError::ValueTooLarge {
                 key: key.to_owned(),

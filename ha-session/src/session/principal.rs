@@ -16,8 +16,8 @@ impl Session {
     /// request: what a sign-in does. It [rotates](Self::rotate) by itself.
     ///
     /// Call it in the request that checked who it is. Whoever [revokes](Self::revoke_all) all sessions of `name` while that
-    /// request is under way wins: the sign-in is refused with [`SessionError::Ended`], because what it checked, a password for
-    /// example, may be what was revoked. A sign-in of several requests, such as one with a second factor, calls it in the
+    /// request is under way wins: the sign-in is refused with [`SessionError::Revoked`], because what it checked, a password for
+    /// example, may be what was revoked; sent again, it is checked again. A sign-in of several requests, such as one with a second factor, calls it in the
     /// first one and keeps in the session what is still missing.
     ///
     /// # Errors

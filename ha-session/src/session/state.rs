@@ -12,6 +12,7 @@ use crate::id::SessionId;
 use crate::principal::{Claim, Principal};
 use crate::record::{Patch, Record};
 use crate::store::{AnyStore, StoreError};
+use crate::value::ValueFormat;
 
 /// What all sessions of a layer share.
 pub(crate) struct Shared {
@@ -62,6 +63,7 @@ pub(crate) struct Arrived {
 pub(crate) struct Settings {
     pub(crate) expiry: Expiry,
     pub(crate) on_conflict: OnConflict,
+    pub(crate) format: ValueFormat,
     pub(crate) max_value: usize,
     pub(crate) max_session: usize,
     pub(crate) store_timeout: Duration,

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 
 pub use self::memory::MemoryStore;
 #[cfg(feature = "postgres")]
-pub use self::postgres::{MigrateError, PostgresStore};
+pub use self::postgres::{Cleaner, MigrateError, Pace, PostgresStore};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
 #[cfg(all(feature = "redis", feature = "postgres"))]
@@ -65,6 +65,14 @@ impl Gone {
         ending: Ending::Missing,
         ago: None,
     };
+}
+
+impl Gone {
+    /// Whether this is the last word wherever it is seen: what else may be the state of before.
+    #[cfg(any(feature = "redis", feature = "postgres"))]
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self.ending, Ending::Destroyed | Ending::Rotated)
+    }
 }
 
 /// In which way a session ended.
@@ -189,6 +197,14 @@ pub enum StoreError {
         /// The deadline.
         after: Duration,
     },
+    /// The store has done it, but too few replicas said in time that they have it too. A failover may lose it.
+    #[error("only {got} of {wanted} replicas have confirmed the write")]
+    NotReplicated {
+        /// How many were asked for.
+        wanted: u32,
+        /// How many have confirmed it.
+        got: u32,
+    },
     /// The session was written in a format that this version does not know, most likely by a newer one. Nothing
     /// changed.
     #[error("stored session has format {found}, this version reads up to {FORMAT}")]
@@ -232,7 +248,10 @@ impl StoreError {
     /// Whether a write that ended with this error may be stored all the same.
     #[must_use]
     pub fn may_have_changed(&self) -> bool {
-        matches!(self, Self::NoAnswer { .. } | Self::Timeout { .. })
+        matches!(
+            self,
+            Self::NoAnswer { .. } | Self::Timeout { .. } | Self::NotReplicated { .. }
+        )
     }
 }
 
@@ -319,7 +338,7 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Ends every session that was claimed for a principal until now, but `keep`, in one step that takes the same time however
-    /// many there are. Returns the epoch that it drew: sessions of an earlier one are gone.
+    /// many there are. `keep` is one of the principal's sessions, or one that was rotated to it a moment ago. Returns the epoch that it drew: sessions of an earlier one are gone.
     ///
     /// # Errors
     /// [`StoreError`] when the store did not confirm it; [`StoreError::Unsupported`] for a store that keeps no

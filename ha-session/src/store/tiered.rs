@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::engine::millis;
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
+use crate::principal::{Principal, SessionInfo};
 use crate::record::{Record, Version};
 use crate::store::redis::{Copies, Copy};
 use crate::store::{
@@ -24,6 +25,10 @@ pub enum Level {
     /// Redis has it. Fast, and lost with what Redis loses: a failover can drop the last moments, a flush drops all.
     /// PostgreSQL is not used.
     Cache,
+    /// So many replicas of Redis have it too. With all of them asked for, a failover loses nothing that was acknowledged, and
+    /// writes fail while one of them is away; with fewer, the new master may be one that was not asked. A flush drops all.
+    /// PostgreSQL is not used. See [`RedisStore::replicated`].
+    Replicated(u32),
     /// PostgreSQL has committed it, and Redis has a copy if it could be reached. The default.
     #[default]
     Durable,
@@ -100,7 +105,10 @@ impl Tiered {
         Self {
             inner: Arc::new(Inner {
                 cache: Copies::new(&redis, Self::CACHE_TIMEOUT),
-                redis,
+                redis: match settings.level {
+                    Level::Replicated(replicas) => redis.replicated(replicas),
+                    _ => redis,
+                },
                 postgres,
                 settings,
                 redis_pause: Pause::new(Self::PAUSE),
@@ -144,7 +152,10 @@ impl Tiered {
     }
 
     fn is_cache_only(&self) -> bool {
-        self.inner.settings.level == Level::Cache
+        matches!(
+            self.inner.settings.level,
+            Level::Cache | Level::Replicated(_)
+        )
     }
 }
 
@@ -286,7 +297,7 @@ impl Inner {
         match load {
             Load::Found(record) => self.keep(key, record).await,
             Load::Gone(Gone {
-                ending: Ending::Destroyed,
+                ending: Ending::Destroyed | Ending::Revoked,
                 ..
             }) => self.bury(key).await,
             Load::Gone(_) | Load::Unknown(_) => {}
@@ -295,12 +306,16 @@ impl Inner {
 
     /// Puts the end of a session into Redis, and goes on trying where that fails.
     async fn bury(self: &Arc<Self>, key: SessionKey) {
-        if let Err(error) = self.cache.bury(key).await {
-            self.bury_later(key, &error);
+        self.tell(Ended::Session(key)).await;
+    }
+
+    async fn tell(self: &Arc<Self>, ended: Ended) {
+        if let Err(error) = ended.tell(&self.cache).await {
+            self.tell_later(ended, &error);
         }
     }
 
-    fn bury_later(&self, key: SessionKey, error: &StoreError) {
+    fn tell_later(&self, ended: Ended, error: &StoreError) {
         self.cache_failed("sign-out", error);
         let cache = self.cache.clone();
         let mut burials = self.burials.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,12 +328,30 @@ impl Inner {
             let deadline = Instant::now() + Tiered::BURY_FOR;
             while Instant::now() < deadline {
                 tokio::time::sleep(Tiered::PAUSE).await;
-                if cache.bury(key).await.is_ok() {
+                if ended.tell(&cache).await.is_ok() {
                     return;
                 }
             }
             tracing::warn!("redis was not told of a sign-out");
         });
+    }
+}
+
+/// What Redis has to be told of, because a copy there would outlive it.
+enum Ended {
+    Session(SessionKey),
+    /// A session that PostgreSQL had ended already: only a copy that is here matters.
+    Copy(SessionKey),
+    All(Principal, u64),
+}
+
+impl Ended {
+    async fn tell(&self, cache: &Copies) -> Result<(), StoreError> {
+        match self {
+            Self::Session(key) => cache.bury(*key).await,
+            Self::Copy(key) => cache.end(*key).await,
+            Self::All(principal, epoch) => cache.revoke(principal, *epoch).await,
+        }
     }
 }
 
@@ -344,7 +377,7 @@ impl Store for Tiered {
                 self.inner.keep(after, record).await;
             }
             Outcome::Gone(Gone {
-                ending: Ending::Destroyed,
+                ending: Ending::Destroyed | Ending::Revoked,
                 ..
             }) => self.inner.bury(key).await,
             _ => {}
@@ -356,11 +389,13 @@ impl Store for Tiered {
         if self.is_cache_only() {
             return self.inner.redis.destroy(key).await;
         }
-        if self.inner.postgres.end(key).await? {
-            self.inner.bury(key).await;
-        } else if let Err(error) = self.inner.cache.end(key).await {
+        let ended = self.inner.postgres.end(key, None).await?;
+        if !ended.contains(&key) {
             // It had ended already, maybe by a sign-out of which Redis was not told.
-            self.inner.bury_later(key, &error);
+            self.inner.tell(Ended::Copy(key)).await;
+        }
+        for key in ended {
+            self.inner.bury(key).await;
         }
         Ok(())
     }
@@ -388,6 +423,43 @@ impl Store for Tiered {
         }
         result
     }
+
+    async fn list(&self, principal: Principal) -> Result<Vec<SessionInfo>, StoreError> {
+        if self.is_cache_only() {
+            return self.inner.redis.list(principal).await;
+        }
+        self.inner.postgres.list(principal).await
+    }
+
+    async fn revoke(&self, principal: Principal, key: SessionKey) -> Result<bool, StoreError> {
+        if self.is_cache_only() {
+            return self.inner.redis.revoke(principal, key).await;
+        }
+        let ended = self.inner.postgres.end(key, Some(&principal)).await?;
+        let known = !ended.is_empty();
+        for key in ended {
+            self.inner.bury(key).await;
+        }
+        Ok(known)
+    }
+
+    async fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> Result<u64, StoreError> {
+        if self.is_cache_only() {
+            return self.inner.redis.revoke_all(principal, keep).await;
+        }
+        let (epoch, kept) = self.inner.postgres.draw_epoch(&principal, keep).await?;
+        if let Some(kept) = kept {
+            // Its copy is of the epoch before, and would be passed over until it is repaired.
+            let load = self.inner.postgres.load(kept, Version::ZERO).await;
+            self.inner.repair(kept, &load).await;
+        }
+        self.inner.tell(Ended::All(principal, epoch)).await;
+        Ok(epoch)
+    }
 }
 
 /// What Redis may be believed: a copy that is not older than the client was told, or an end that is final. Everything else
@@ -395,9 +467,7 @@ impl Store for Tiered {
 fn usable(cached: Option<Copy>, floor: Version) -> Option<Result<(Record, Duration), Gone>> {
     match cached? {
         Copy::Found(record, age) if record.version >= floor => Some(Ok((record, age))),
-        Copy::Gone(gone) if matches!(gone.ending, Ending::Destroyed | Ending::Rotated) => {
-            Some(Err(gone))
-        }
+        Copy::Gone(gone) if gone.is_final() => Some(Err(gone)),
         _ => None,
     }
 }

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use ha_db::redis::{Connection, driver};
-use ha_session::{Commit, Expiry, Load, Outcome, Patch, RedisStore, SessionKey, Store, Version};
+use ha_session::{
+    Claim, Commit, Expiry, Load, Outcome, Patch, Principal, RedisStore, SessionKey, Store, Version,
+};
 use ha_testbed::redis::Redis;
 
 use crate::naive::WholeBlob;
@@ -128,6 +130,7 @@ async fn steps(store: impl Store) {
         },
     )
     .await;
+    sign_ins(&store).await;
     cut_everywhere(
         "touch and load",
         async |n| {
@@ -150,6 +153,45 @@ async fn steps(store: impl Store) {
             );
             store.destroy(key(n + 30, OLD)).await.unwrap();
             assert!(names(&store, key(n + 30, OLD)).await.is_none(), "{n}");
+        },
+    )
+    .await;
+}
+
+/// A sign-in takes the session to another slot. Wherever it is cut there is one key that can be used: the old one, which knows
+/// nothing of the new session, or the next one, which nobody was told before it was whole.
+async fn sign_ins(store: &impl Store) {
+    const GUEST: u8 = 3;
+    const USER: u8 = 4;
+    let ann = Principal::new("ann").unwrap();
+    let user = |n| SessionKey::from_parts(ann.tag(), *key(n, USER).hash());
+    for number in 0..30 {
+        create(store, key(number, GUEST)).await;
+    }
+    cut_everywhere(
+        "sign-in",
+        async |n| {
+            let mut commit = update(key(n, GUEST), &["c"]);
+            commit.rotate_to = Some(user(n));
+            commit.claim = Some(Claim::new(ann.clone(), Some("phone")));
+            store.commit(commit).await.unwrap();
+        },
+        async |n, whole| {
+            // What was sent may still be on its way.
+            let old = store.commit(update(key(n, GUEST), &["d"])).await.unwrap();
+            let rotated = old == Outcome::Superseded;
+            assert!(rotated || matches!(old, Outcome::Committed(_)), "{old:?}");
+            assert!(rotated || !whole, "{n}");
+            let values = names(store, key(n, GUEST)).await.unwrap();
+            assert!(!values.contains(&"c".to_owned()), "{n}: gains nothing");
+            if rotated {
+                let values = names(store, user(n)).await.unwrap();
+                assert_eq!(values, ["c", "first"], "{n}");
+            }
+            // Signing out with the old cookie ends whichever it is.
+            store.destroy(key(n, GUEST)).await.unwrap();
+            assert_eq!(names(store, key(n, GUEST)).await, None, "{n}");
+            assert!(!rotated || names(store, user(n)).await.is_none(), "{n}");
         },
     )
     .await;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ha_session::{
-    Commit, Expiry, Load, MemoryStore, Outcome, Patch, Record, SessionKey, Store, Version,
+    Claim, Commit, Ending, Expiry, Gone, Load, MemoryStore, Outcome, Patch, Principal, Record,
+    SessionInfo, SessionKey, Store, Version,
 };
 
 use crate::support::eventually;
@@ -44,21 +45,40 @@ fn shown(record: &Record) -> String {
         .map(|(name, value)| (name, &value.bytes))
         .collect();
     let fresh = record.idle_left > Duration::from_secs(30) || record.superseded;
-    format!("{values:?} superseded {} fresh {fresh}", record.superseded)
+    let owner = record.owner.as_ref();
+    let owner = owner.map(|owner| (&owner.principal, owner.revoked_ago.is_some()));
+    format!(
+        "{values:?} superseded {} fresh {fresh} owner {owner:?}",
+        record.superseded
+    )
+}
+
+/// A copy remembers an end, and not whose will it was.
+fn shown_gone(gone: Gone) -> String {
+    match gone.ending {
+        Ending::Revoked => format!("gone: {:?}", Ending::Destroyed),
+        ending => format!("gone: {ending:?}"),
+    }
 }
 
 fn shown_load(load: &Load) -> String {
     match load {
         Load::Found(record) => shown(record),
-        Load::Gone(gone) => format!("gone: {:?}", gone.ending),
+        Load::Gone(gone) => shown_gone(*gone),
         Load::Unknown(error) => panic!("unknown: {error:?}"),
     }
+}
+
+fn shown_list(list: &[SessionInfo]) -> BTreeMap<SessionKey, Option<&str>> {
+    list.iter()
+        .map(|info| (info.key, info.device.as_deref()))
+        .collect()
 }
 
 fn shown_outcome(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Committed(record) => format!("committed {}", shown(record)),
-        Outcome::Gone(gone) => format!("gone: {:?}", gone.ending),
+        Outcome::Gone(gone) => shown_gone(*gone),
         Outcome::Conflict { keys } => {
             let mut keys = keys.clone();
             keys.sort();
@@ -84,6 +104,10 @@ fn expected(patch: &Patch, seen: Option<&Record>) -> BTreeMap<String, Version> {
 pub(crate) async fn same_as_memory(store: impl Store, seed: u64, steps: usize) {
     let rng = &mut fastrand::Rng::with_seed(seed);
     let memory = MemoryStore::new();
+    // Of this run alone, so that what was revoked before does not matter.
+    let run = fastrand::u64(..);
+    let people = ["ann", "bob", "{eve}: \"e\""];
+    let people = people.map(|name| Principal::new(format!("{name} {run}")).unwrap());
     let mut sessions: Vec<SessionKey> = Vec::new();
     let mut seen: BTreeMap<SessionKey, (Record, Record)> = BTreeMap::new();
     for step in 0..steps {
@@ -92,7 +116,39 @@ pub(crate) async fn same_as_memory(store: impl Store, seed: u64, steps: usize) {
             0 => key(rng, [7, 7]),
             len => sessions[rng.usize(len.saturating_sub(4)..len)],
         };
-        match rng.u8(0..20) {
+        let who = &people[rng.usize(0..people.len())];
+        match rng.u8(0..30) {
+            20..22 => {
+                let new = key(rng, who.tag());
+                let mut commit = Commit::create(new, patch(rng), expiry(), MAX_BYTES);
+                commit.claim = Some(Claim::new(who.clone(), Some(&format!("device {step}"))));
+                both(&store, &memory, commit, &mut seen, &at).await;
+                sessions.push(new);
+            }
+            22..25 => {
+                let next = key(rng, who.tag());
+                let mut commit = Commit::update(pick, patch(rng), expiry(), MAX_BYTES);
+                commit.rotate_to = Some(next);
+                commit.claim = Some(Claim::new(who.clone(), Some(&format!("device {step}"))));
+                both(&store, &memory, commit, &mut seen, &at).await;
+                sessions.push(next);
+            }
+            25..27 => {
+                let ours = store.list(who.clone()).await.unwrap();
+                let theirs = memory.list(who.clone()).await.unwrap();
+                assert_eq!(shown_list(&ours), shown_list(&theirs), "{at}");
+            }
+            27 => {
+                let ours = store.revoke(who.clone(), pick).await.unwrap();
+                let theirs = memory.revoke(who.clone(), pick).await.unwrap();
+                assert_eq!(ours, theirs, "{at}");
+            }
+            28..30 => {
+                let keep = (rng.u8(0..3) > 0 && pick.tag() == who.tag()).then_some(pick);
+                let ours = store.revoke_all(who.clone(), keep).await.unwrap();
+                let theirs = memory.revoke_all(who.clone(), keep).await.unwrap();
+                assert!(ours > 0 && theirs > 0, "{at}");
+            }
             0..3 => {
                 let tag = [rng.u8(..), rng.u8(..)];
                 let new = key(rng, tag);

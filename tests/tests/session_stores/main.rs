@@ -7,6 +7,7 @@ mod laws;
 mod naive;
 mod postgres;
 mod redis;
+mod storm;
 mod support;
 mod tiered;
 

@@ -8,7 +8,10 @@ use crate::support::{
     slow_request_after_sign_out,
 };
 use ha_db::postgres::Router;
-use ha_session::{MigrateError, PostgresStore};
+use ha_session::{
+    Claim, Cleaner, Commit, Expiry, Load, MigrateError, Outcome, Pace, Patch, PostgresStore,
+    Principal, SessionKey, Store, Version,
+};
 use ha_testbed::postgres::{Cluster, Postgres};
 use http::StatusCode;
 use tokio::task::JoinSet;
@@ -171,4 +174,99 @@ async fn without_a_primary_a_replica_answers_what_it_can_prove_and_nothing_else(
     .await;
     before.patient("/set/note/after").await;
     assert_eq!(before.patient("/get/note").await, "after");
+}
+
+/// Rows of sessions that ended two hours ago.
+const ENDED: &str = "insert into ha_session (key, format, version, state, idle_until, absolute_until, data) \
+     select sha256(n::text::bytea), 1, 1, 0, now() - interval '2 hours', now() - interval '2 hours', '{}' \
+     from generate_series(1, 5000) n";
+
+#[tokio::test]
+async fn two_cleaners_keep_one_pace_and_delete_each_row_once() {
+    let (cluster, store) = migrated(0).await;
+    let mut client = Client::new(store.clone());
+    client.text("/sign-in/ann").await;
+    let admin = cluster.nodes[0].client().await.unwrap();
+    admin.batch_execute(ENDED).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let pause = Duration::from_millis(50);
+    let pace = Pace::new(500, pause).unwrap();
+    let cleaners = [store.clean(pace), store.clean(pace)];
+    let rows = async || {
+        let row = admin.query_one("select count(*) from ha_session", &[]);
+        row.await.unwrap().get::<_, i64>(0)
+    };
+    eventually("what ended is deleted", async || rows().await == 1).await;
+    assert!(begun.elapsed() >= 9 * pause, "ten batches at one pace");
+    eventually("each row is counted once", async || {
+        cleaners.iter().map(Cleaner::deleted).sum::<u64>() == 5000
+    })
+    .await;
+    assert_eq!(client.text("/get/user").await, "ann");
+
+    // A dropped cleaner cleans no more.
+    drop(cleaners);
+    let now = "update ha_session_pace set next_at = now()";
+    admin.batch_execute(now).await.unwrap();
+    admin.batch_execute(ENDED).await.unwrap();
+    for _ in 0..3 {
+        tokio::time::sleep(pause).await;
+        assert_eq!(rows().await, 5001);
+    }
+}
+
+#[tokio::test]
+async fn a_cleaner_never_waits_for_a_row_that_somebody_is_at() {
+    let (cluster, store) = migrated(0).await;
+    let admin = cluster.nodes[0].client().await.unwrap();
+    admin.batch_execute(ENDED).await.unwrap();
+    let other = cluster.nodes[0].client().await.unwrap();
+    let hold = "begin; select key from ha_session order by idle_until limit 1 for update";
+    other.batch_execute(hold).await.unwrap();
+    assert_eq!(store.purge(10_000).await.unwrap(), 4999);
+    other.batch_execute("commit").await.unwrap();
+    assert_eq!(store.purge(10_000).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn nodes_of_the_schema_before_go_on_and_lose_nobodys_revocation() {
+    let (cluster, router) = bed(0).await;
+    let admin = cluster.nodes[0].client().await.unwrap();
+    let before = include_str!("../../../ha-session/src/store/postgres/schema_1.sql");
+    let first = "create table ha_session_schema (version int primary key); \
+         insert into ha_session_schema values (1);";
+    admin
+        .batch_execute(&[before, first].concat())
+        .await
+        .unwrap();
+    let key = |byte| SessionKey::from_parts([0, 0], [byte; 32]);
+    let old_node = async |commit: &str| {
+        let call = format!("select outcome from ha_session_commit_1({commit})");
+        let row = admin.query_one(&call, &[]).await.unwrap();
+        row.get::<_, String>(0)
+    };
+    let byte = |byte: u8| format!("decode(repeat('{byte:02x}', 32), 'hex')");
+    let rest = "'{\"a\": \"\"}', '{}', '{}', 60000, 60000, 10000, 1000";
+    let create = format!("{}, true, null, {rest}", byte(1));
+    assert_eq!(old_node(&create).await, "committed");
+
+    let store = PostgresStore::new(router);
+    store.migrate().await.unwrap();
+    let found = store.load(key(1), Version::ZERO).await;
+    assert!(matches!(found, Load::Found(record) if record.owner.is_none()));
+    let ann = Principal::new("ann").unwrap();
+    let hour = Duration::from_secs(3600);
+    let expiry = Expiry::new(hour, hour).unwrap();
+    let mut claim = Commit::update(key(1), Patch::new(), expiry, 1000);
+    claim.claim = Some(Claim::new(ann.clone(), None));
+    let claimed = store.commit(claim).await.unwrap();
+    assert!(matches!(claimed, Outcome::Committed(_)));
+
+    let rotate = format!("{}, false, {}, {rest}", byte(1), byte(2));
+    assert_eq!(old_node(&rotate).await, "committed");
+    let found = store.load(key(2), Version::ZERO).await;
+    assert!(matches!(found, Load::Found(record) if record.owner.is_some()));
+    store.revoke_all(ann, None).await.unwrap();
+    let update = format!("{}, false, null, {rest}", byte(2));
+    assert_eq!(old_node(&update).await, "destroyed");
 }

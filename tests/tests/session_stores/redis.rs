@@ -179,17 +179,21 @@ async fn a_copy_never_replaces_a_newer_one_nor_an_end() {
     for (version, value, shown) in [(5, "five", "five"), (4, "four", "five"), (6, "six", "six")] {
         let mut call = put.key(key);
         call.arg(version).arg(60_000).arg(60_000).arg(60_000);
-        call.arg("name").arg(format!("{version}:{value}"));
+        call.arg("")
+            .arg(0)
+            .arg("name")
+            .arg(format!("{version}:{value}"));
         connection.script::<Vec<String>>(&call).await.unwrap();
         let (view, stored) = seen().await;
         assert_eq!(view, "live");
         assert!(stored.ends_with(shown), "{stored} after {value}");
     }
     let mut call = end.key(key);
-    call.arg(60_000).arg(1);
+    call.arg(60_000).arg(1).arg(1).arg("");
     connection.script::<Vec<String>>(&call).await.unwrap();
     let mut call = put.key(key);
     call.arg(u64::MAX >> 12).arg(60_000).arg(60_000).arg(60_000);
+    call.arg("").arg(0);
     connection.script::<Vec<String>>(&call).await.unwrap();
     assert_eq!(seen().await.0, "destroyed");
 }

@@ -107,11 +107,33 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(store: impl Store) -> Self {
+        Self::with(SessionLayer::new(store, keys()))
+    }
+
+    /// A browser for an app with other settings.
+    pub(crate) fn with(layer: SessionLayer) -> Self {
         let gate = Gate::default();
         Self {
-            app: routes(gate.clone()).layer(SessionLayer::new(store, keys())),
+            app: routes(gate.clone()).layer(layer),
             gate,
             cookie: None,
+        }
+    }
+
+    /// A browser for an app of its own.
+    pub(crate) fn of(app: Router) -> Self {
+        Self {
+            app,
+            gate: Gate::default(),
+            cookie: None,
+        }
+    }
+
+    /// The same browser at another app server.
+    pub(crate) fn at(self, layer: SessionLayer) -> Self {
+        Self {
+            cookie: self.cookie,
+            ..Self::with(layer)
         }
     }
 

@@ -4,14 +4,17 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::Path;
+use axum::routing::get;
+
 use crate::contract;
 use crate::support::{
-    Client, DEADLINE, eventually, lost_in_a_merge, planted_id_is_signed_in,
+    Client, DEADLINE, eventually, keys, lost_in_a_merge, planted_id_is_signed_in,
     slow_request_after_sign_out,
 };
 use ha_db::postgres::Router;
 use ha_db::redis::{Connection, driver};
-use ha_session::{Level, PostgresStore, RedisStore, Tiered};
+use ha_session::{Level, PostgresStore, RedisStore, Session, SessionError, SessionLayer, Tiered};
 use ha_testbed::postgres::Postgres;
 use ha_testbed::redis::Redis;
 use ha_testbed::{postgres, redis};
@@ -59,11 +62,25 @@ impl Bed {
         Self::start(Redis::single()).await
     }
 
+    /// The same Redis by itself, under other keys.
+    pub(crate) fn redis_store(&self) -> RedisStore {
+        RedisStore::new(self.connection.clone())
+            .prefix("alone")
+            .unwrap()
+    }
+
     /// The same servers, acknowledged by Redis alone.
     fn cache_only(&self) -> Tiered {
         let redis = RedisStore::new(self.connection.clone());
         let redis = redis.prefix("cache").unwrap();
         Tiered::new(redis, self.store.postgres().clone()).level(Level::Cache)
+    }
+
+    /// The same servers, acknowledged by Redis and so many replicas.
+    fn replicated(&self, replicas: u32) -> Tiered {
+        let connection = Connection::from_url(&self.redis.sentinel_url()).unwrap();
+        let redis = RedisStore::new(connection).prefix("replicated").unwrap();
+        Tiered::new(redis, self.store.postgres().clone()).level(Level::Replicated(replicas))
     }
 
     async fn flush(&self) {
@@ -350,6 +367,8 @@ async fn a_failover_of_redis_loses_nothing_and_at_the_cache_level_it_does() {
     let bed = Bed::start(Redis::sentinel(3)).await;
     let durable = Writers::start(&bed.store, 3).await;
     let cached = Writers::start(&bed.cache_only(), 3).await;
+    let replicated = Writers::start(&bed.replicated(2), 3).await;
+    replicated.progress().await;
     let old = bed.redis.master().await.unwrap();
     let master = &bed.redis.nodes[old];
     let replicas = bed.redis.nodes.iter().enumerate();
@@ -372,6 +391,108 @@ async fn a_failover_of_redis_loses_nothing_and_at_the_cache_level_it_does() {
     tokio::join!(durable.progress(), cached.progress());
 
     assert_eq!(durable.lost_and_signed_out().await, (0, 0));
+    // Refused while its replicas were away, it has nothing to lose. One of them is gone for good: nothing is confirmed by two.
+    assert_eq!(replicated.lost_and_signed_out().await, (0, 0));
     let (lost, _) = cached.lost_and_signed_out().await;
     assert!(lost > 0, "the control");
+}
+
+/// The same app with a list of devices and a way out everywhere.
+fn devices(store: Tiered) -> Client {
+    type Answer<T> = Result<T, SessionError>;
+    let login = async |session: Session, Path(user): Path<String>| -> Answer<&'static str> {
+        session.set_principal(&user)?;
+        session.insert("user", user)?;
+        Ok("in")
+    };
+    let others = async |session: Session| -> Answer<&'static str> {
+        session.revoke_others().await?;
+        Ok("out")
+    };
+    let user = async |session: Session| -> Answer<String> {
+        let user: Option<String> = session.get("user").await?;
+        Ok(user.unwrap_or_else(|| "nothing".into()))
+    };
+    let app = axum::Router::new()
+        .route("/login/{user}", get(login))
+        .route("/others", get(others))
+        .route("/get/user", get(user));
+    Client::of(app.layer(SessionLayer::new(store, keys())))
+}
+
+#[tokio::test]
+async fn logging_out_the_others_holds_in_every_outage_and_never_ends_this_one() {
+    let bed = Bed::start(
+        Redis::single()
+            .setting("appendonly", "yes")
+            .setting("appendfsync", "always"),
+    )
+    .await;
+    // Only what Redis is told can end a copy: it is trusted for an hour.
+    let store = bed.store.clone().recheck(Duration::from_secs(3600));
+    for redis_is_there in [true, false] {
+        let client = devices(store.clone());
+        let (mut phone, mut laptop) = (client.clone(), client);
+        for one in [&mut phone, &mut laptop] {
+            one.patient("/login/ann").await;
+            assert_eq!(one.patient("/get/user").await, "ann");
+        }
+        if !redis_is_there {
+            bed.redis.nodes[0].kill().await.unwrap();
+        }
+        phone.patient("/others").await;
+        if !redis_is_there {
+            bed.redis.nodes[0].start().await.unwrap();
+        }
+        eventually("redis is told", async || {
+            laptop.patient("/get/user").await == "nothing"
+        })
+        .await;
+        assert_eq!(phone.patient("/get/user").await, "ann");
+        bed.connection.ready(DEADLINE).await.unwrap();
+
+        // What Redis was told holds while PostgreSQL is away, and the copy of the one that stays is there too.
+        eventually("the copy is repaired", async || {
+            phone.patient("/get/user").await == "ann"
+        })
+        .await;
+        bed.postgres.nodes[0].kill().await.unwrap();
+        assert_eq!(phone.patient("/get/user").await, "ann");
+        let (status, text) = laptop.send("/get/user").await;
+        let in_doubt = status == StatusCode::SERVICE_UNAVAILABLE;
+        assert!(in_doubt || text == "nothing", "{status} {text}");
+        bed.postgres.nodes[0].start().await.unwrap();
+        phone.patient("/others").await;
+    }
+    // A flush takes no revocation back.
+    let mut phone = devices(store.clone());
+    phone.patient("/login/eve").await;
+    let mut laptop = devices(store);
+    laptop.patient("/login/eve").await;
+    phone.patient("/others").await;
+    bed.flush().await;
+    assert_eq!(laptop.patient("/get/user").await, "nothing");
+    assert_eq!(phone.patient("/get/user").await, "eve");
+}
+
+#[tokio::test]
+async fn an_old_redis_brings_no_revoked_session_back() {
+    let bed = Bed::single().await;
+    let store = bed.store.clone().recheck(Duration::from_secs(1));
+    let client = devices(store);
+    let (mut phone, mut laptop) = (client.clone(), client);
+    for one in [&mut phone, &mut laptop] {
+        one.patient("/login/ann").await;
+        assert_eq!(one.patient("/get/user").await, "ann");
+    }
+    let old = bed.snapshot().await;
+    phone.patient("/others").await;
+    assert_eq!(laptop.patient("/get/user").await, "nothing", "at once");
+    bed.flush().await;
+    bed.put_back(&old).await;
+    eventually("the old copy is found out", async || {
+        laptop.patient("/get/user").await == "nothing"
+    })
+    .await;
+    assert_eq!(phone.patient("/get/user").await, "ann");
 }

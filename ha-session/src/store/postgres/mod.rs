@@ -1,5 +1,6 @@
 //! Sessions in PostgreSQL: one row per session, one statement per step.
 
+mod clean;
 mod migrate;
 mod row;
 
@@ -13,30 +14,39 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::engine::millis;
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
+use crate::principal::{Principal, SessionInfo};
 use crate::record::Version;
-use crate::store::{Commit, Ending, Load, Outcome, ROTATION_GRACE, Store, StoreError};
+use crate::store::{Commit, Load, MAX_LISTED, Outcome, ROTATION_GRACE, Store, StoreError};
 
+pub use self::clean::{Cleaner, Pace};
 pub use self::migrate::MigrateError;
 
 const NAME: &str = "postgresql";
 
-const LOAD: &str = "select format::int, version, state::int, data::text, \
-     (extract(epoch from idle_until - clock_timestamp()) * 1000)::bigint, \
-     (extract(epoch from absolute_until - clock_timestamp()) * 1000)::bigint, \
-     (extract(epoch from clock_timestamp() - coalesce(ended_at, idle_until)) * 1000)::bigint \
-     from ha_session where key = $1";
-const COMMIT: &str = "select outcome, stored_format, new_version, idle_left_ms, absolute_left_ms, ago_ms, payload::text \
-     from ha_session_commit_1($1, $2, $3, $4::text::jsonb, $5, $6::text::jsonb, $7, $8, $9, $10)";
-// Whatever format it has: a sign-out that leaves a session of a newer format alive would be none.
-const DESTROY: &str = "update ha_session set format = 1, state = 2, data = '{}', ended_at = clock_timestamp(), \
-     idle_until = least(idle_until, clock_timestamp()), \
-     version = greatest(version + 1, floor(extract(epoch from clock_timestamp()) * 1000)::bigint) \
-     where key = $1 and state <> 2";
-const TOUCH: &str = "update ha_session \
-     set idle_until = least(absolute_until, clock_timestamp() + $2 * interval '1 millisecond') \
+const LOAD: &str = "select s.format::int, s.version, s.state::int, s.data::text, \
+     (extract(epoch from s.idle_until - clock_timestamp()) * 1000)::bigint, \
+     (extract(epoch from s.absolute_until - clock_timestamp()) * 1000)::bigint, \
+     (extract(epoch from clock_timestamp() - coalesce(s.ended_at, s.idle_until)) * 1000)::bigint, \
+     s.principal, s.epoch, v.epoch, (extract(epoch from clock_timestamp() - v.revoked_at) * 1000)::bigint \
+     from ha_session s left join ha_session_revocation v on v.principal = s.principal where s.key = $1";
+const COMMIT: &str = "select outcome, stored_format, new_version, idle_left_ms, absolute_left_ms, ago_ms, payload::text, \
+     owner, owner_epoch, revoked_ago_ms \
+     from ha_session_commit_2($1, $2, $3, $4::text::jsonb, $5, $6::text::jsonb, $7, $8, $9, $10, $11, $12)";
+const DESTROY: &str = "select ha_session_destroy_2($1, $2)";
+const REVOKE_ALL: &str = "select new_epoch, kept from ha_session_revoke_all_2($1, $2)";
+const LIST: &str = "select key, device, (extract(epoch from clock_timestamp() - claimed_at) * 1000)::bigint, \
+     (extract(epoch from clock_timestamp() - used_at) * 1000)::bigint from ha_session s \
+     where principal = $1 and state = 0 and idle_until > clock_timestamp() and epoch >= \
+     coalesce((select v.epoch from ha_session_revocation v where v.principal = $1), 0) \
+     order by used_at desc, key limit $2";
+const TOUCH: &str = "update ha_session set used_at = clock_timestamp(), \
+     idle_until = least(absolute_until, clock_timestamp() + $2 * interval '1 millisecond') \
      where key = $1 and state = 0 and format = 1 and idle_until > clock_timestamp()";
 const PURGE: &str = "delete from ha_session where key in (select key from ha_session \
      where idle_until < clock_timestamp() - interval '1 hour' order by idle_until limit $1 for update skip locked)";
+const PURGE_REVOCATIONS: &str = "delete from ha_session_revocation where principal in (select principal \
+     from ha_session_revocation where revoked_at < clock_timestamp() - $2 * interval '1 millisecond' \
+     order by revoked_at limit $1 for update skip locked)";
 
 /// Sessions in PostgreSQL, through a router that finds the primary.
 ///
@@ -83,8 +93,9 @@ impl PostgresStore {
         migrate::run(&self.router).await
     }
 
-    /// Deletes up to `limit` sessions that ended more than an hour ago and says how many. Rows that somebody else is
-    /// deleting are skipped.
+    /// Deletes up to `limit` sessions that ended more than an hour ago, and as many revocations that are older than any
+    /// session, and says how many. Rows that somebody else is deleting are skipped. [`clean`](Self::clean) does it all the
+    /// time.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -93,14 +104,59 @@ impl PostgresStore {
     /// Dropped before it is ready, the rows are deleted or not.
     pub async fn purge(&self, limit: u32) -> Result<u64, StoreError> {
         let limit = i64::from(limit);
-        self.execute(PURGE, &[(&limit, Type::INT8)]).await
+        let sessions = self.execute(PURGE, &[(&limit, Type::INT8)]).await?;
+        let longest = ms(Expiry::MAX_ABSOLUTE);
+        let params: &[(&(dyn ToSql + Sync), Type)] =
+            &[(&limit, Type::INT8), (&longest, Type::INT8)];
+        Ok(sessions + self.execute(PURGE_REVOCATIONS, params).await?)
     }
 
-    /// Ends a session; says whether it was there to be ended.
-    pub(crate) async fn end(&self, key: SessionKey) -> Result<bool, StoreError> {
-        let hash = &key.hash()[..];
-        let ended = self.execute(DESTROY, &[(&hash, Type::BYTEA)]).await?;
-        Ok(ended > 0)
+    /// Goes on deleting what ended more than an hour ago until the [`Cleaner`] is dropped. Run it on every node: for each batch one of
+    /// them has the turn, and the pace is that of all together. It never waits for a session that a request is at.
+    #[must_use = "dropping the cleaner stops it"]
+    pub fn clean(&self, pace: Pace) -> Cleaner {
+        Cleaner::start(self.clone(), pace)
+    }
+
+    /// Ends a session and what it was rotated to; with a principal only if it is one of theirs. Returns the keys it ended.
+    pub(crate) async fn end(
+        &self,
+        key: SessionKey,
+        principal: Option<&Principal>,
+    ) -> Result<Vec<SessionKey>, StoreError> {
+        let key = row::tagged(&key);
+        let principal = principal.map(Principal::as_str);
+        let params: &[(&(dyn ToSql + Sync), Type)] =
+            &[(&&key[..], Type::BYTEA), (&principal, Type::TEXT)];
+        self.query(DESTROY, params)
+            .await?
+            .iter()
+            .map(|row| row::key(row, 0))
+            .collect()
+    }
+
+    /// Draws an epoch; says under which key the session that is kept goes on.
+    pub(crate) async fn draw_epoch(
+        &self,
+        principal: &Principal,
+        keep: Option<SessionKey>,
+    ) -> Result<(u64, Option<SessionKey>), StoreError> {
+        let principal = principal.as_str();
+        let keep = keep.as_ref().map(row::tagged);
+        let keep = keep.as_ref().map(|key| &key[..]);
+        let params: &[(&(dyn ToSql + Sync), Type)] =
+            &[(&principal, Type::TEXT), (&keep, Type::BYTEA)];
+        row::epoch(self.query(REVOKE_ALL, params).await?.into_iter().next())
+    }
+
+    async fn query(
+        &self,
+        statement: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, StoreError> {
+        let conn = self.primary().await?;
+        let rows = conn.query_typed(statement, params).await;
+        rows.map_err(|error| query_error(Error::from(error)))
     }
 
     async fn execute(
@@ -156,9 +212,7 @@ impl PostgresStore {
             }),
             Ok(Load::Found(record)) => Load::Found(record),
             // These are final wherever they are seen; the other endings may only not have arrived yet.
-            Ok(Load::Gone(gone)) if matches!(gone.ending, Ending::Destroyed | Ending::Rotated) => {
-                Load::Gone(gone)
-            }
+            Ok(Load::Gone(gone)) if gone.is_final() => Load::Gone(gone),
             Ok(Load::Gone(_)) | Ok(Load::Unknown(_)) => Load::Unknown(why),
             Err(error) => Load::Unknown(error),
         }
@@ -198,14 +252,17 @@ impl Store for PostgresStore {
     async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
         let params = row::CommitParams::new(&commit);
         let key = &commit.key.hash()[..];
-        let successor = commit.rotate_to.as_ref().map(|key| &key.hash()[..]);
+        let successor = commit.rotate_to.as_ref().map(row::tagged);
+        let successor = successor.as_ref().map(|key| &key[..]);
         let idle = ms(commit.expiry.idle());
         let absolute = ms(commit.expiry.absolute());
         let grace = ms(ROTATION_GRACE);
         let max = i64::try_from(commit.max_bytes).unwrap_or(i64::MAX);
-        let conn = self.primary().await?;
-        let rows = conn
-            .query_typed(
+        let claim = commit.claim.as_ref();
+        let principal = claim.map(|claim| claim.principal.as_str());
+        let device = claim.and_then(|claim| claim.device.as_deref());
+        let rows = self
+            .query(
                 COMMIT,
                 &[
                     (&key, Type::BYTEA),
@@ -218,15 +275,16 @@ impl Store for PostgresStore {
                     (&absolute, Type::INT8),
                     (&grace, Type::INT8),
                     (&max, Type::INT8),
+                    (&principal, Type::TEXT),
+                    (&device, Type::TEXT),
                 ],
             )
-            .await
-            .map_err(|error| query_error(Error::from(error)))?;
+            .await?;
         row::outcome(rows.into_iter().next())
     }
 
     async fn destroy(&self, key: SessionKey) -> Result<(), StoreError> {
-        self.end(key).await.map(drop)
+        self.end(key, None).await.map(drop)
     }
 
     async fn touch(&self, key: SessionKey, expiry: Expiry) -> Result<(), StoreError> {
@@ -235,6 +293,33 @@ impl Store for PostgresStore {
         self.execute(TOUCH, &[(&hash, Type::BYTEA), (&idle, Type::INT8)])
             .await
             .map(drop)
+    }
+
+    async fn list(&self, principal: Principal) -> Result<Vec<SessionInfo>, StoreError> {
+        let (name, limit) = (
+            principal.as_str(),
+            i64::try_from(MAX_LISTED).unwrap_or(i64::MAX),
+        );
+        let rows = self
+            .query(LIST, &[(&name, Type::TEXT), (&limit, Type::INT8)])
+            .await?;
+        rows.iter()
+            .map(|row| row::info(row, principal.tag()))
+            .collect()
+    }
+
+    async fn revoke(&self, principal: Principal, key: SessionKey) -> Result<bool, StoreError> {
+        let ended = self.end(key, Some(&principal)).await?;
+        Ok(!ended.is_empty())
+    }
+
+    async fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> Result<u64, StoreError> {
+        let (epoch, _) = self.draw_epoch(&principal, keep).await?;
+        Ok(epoch)
     }
 }
 

@@ -9,8 +9,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
 use super::NAME;
+use crate::id::SessionKey;
+use crate::principal::{Owner, Principal, SessionInfo};
 use crate::record::{Change, FORMAT, Record, Value, Version};
 use crate::store::{Commit, Ending, Gone, Load, Outcome, StoreError};
+
+/// Bytes of a key with its slot tag.
+const TAGGED: usize = 34;
 
 /// The parts of a commit that travel as JSON.
 pub(super) struct CommitParams<'a> {
@@ -59,9 +64,17 @@ pub(super) fn load(row: Option<Row>) -> Result<Load, StoreError> {
         let ago = Some(duration(ago));
         Ok(Load::Gone(Gone { ending, ago }))
     };
+    let owner = owner(&row, 7, 8, 10)?;
+    let newest: Option<i64> = field(&row, 9)?;
     match state {
         2 => return gone(Ending::Destroyed),
         1 if idle_left <= 0 => return gone(Ending::Rotated),
+        0 | 1 if revoked(owner.as_ref(), newest) => {
+            return Ok(Load::Gone(Gone {
+                ending: Ending::Revoked,
+                ago: owner.and_then(|owner| owner.revoked_ago),
+            }));
+        }
         0 if idle_left <= 0 => return gone(Ending::Expired),
         0 | 1 => {}
         _ => return Err(corrupt("an unknown state")),
@@ -73,7 +86,7 @@ pub(super) fn load(row: Option<Row>) -> Result<Load, StoreError> {
         idle_left: duration(idle_left),
         absolute_left: duration(field(&row, 5)?),
         superseded: state == 1,
-        owner: None,
+        owner,
     }))
 }
 
@@ -95,12 +108,13 @@ pub(super) fn outcome(row: Option<Row>) -> Result<Outcome, StoreError> {
                 idle_left: duration(field(&row, 3)?),
                 absolute_left: duration(field(&row, 4)?),
                 superseded: false,
-                owner: None,
+                owner: owner(&row, 7, 8, 9)?,
             }))
         }
         "missing" => gone(Ending::Missing),
         "destroyed" => gone(Ending::Destroyed),
         "rotated" => gone(Ending::Rotated),
+        "revoked" => gone(Ending::Revoked),
         "expired" => gone(Ending::Expired),
         "superseded" => Ok(Outcome::Superseded),
         "conflict" => {
@@ -127,6 +141,83 @@ pub(super) fn outcome(row: Option<Row>) -> Result<Outcome, StoreError> {
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzz(data: &str) {
     drop(values(data));
+}
+
+/// Whose the session is, from the columns with the principal, its epoch, and how long ago it was revoked.
+fn owner(
+    row: &Row,
+    principal: usize,
+    epoch: usize,
+    ago: usize,
+) -> Result<Option<Owner>, StoreError> {
+    let Some(name) = field::<Option<String>>(row, principal)? else {
+        return Ok(None);
+    };
+    let principal = Principal::new(name).map_err(|_| corrupt("a principal without a name"))?;
+    let epoch: i64 = field(row, epoch)?;
+    let ago: Option<i64> = field(row, ago)?;
+    let epoch = u64::try_from(epoch).unwrap_or(0);
+    Ok(Some(Owner::new(principal, epoch, ago.map(duration))))
+}
+
+fn revoked(owner: Option<&Owner>, newest: Option<i64>) -> bool {
+    let newest = newest.and_then(|epoch| u64::try_from(epoch).ok());
+    match (owner, newest) {
+        (Some(owner), Some(newest)) => owner.epoch < newest,
+        _ => false,
+    }
+}
+
+/// A key with its slot tag before it.
+pub(super) fn tagged(key: &SessionKey) -> [u8; TAGGED] {
+    let mut bytes = [0; TAGGED];
+    bytes[..2].copy_from_slice(&key.tag());
+    bytes[2..].copy_from_slice(key.hash());
+    bytes
+}
+
+/// Reads a key with its slot tag before it.
+pub(super) fn key(row: &Row, index: usize) -> Result<SessionKey, StoreError> {
+    parse_key(field(row, index)?)
+}
+
+fn parse_key(bytes: &[u8]) -> Result<SessionKey, StoreError> {
+    let parts = bytes.split_first_chunk::<2>();
+    let parts = parts.and_then(|(tag, hash)| Some((*tag, <[u8; 32]>::try_from(hash).ok()?)));
+    let (tag, hash) = parts.ok_or_else(|| corrupt("a key of another length"))?;
+    Ok(SessionKey::from_parts(tag, hash))
+}
+
+/// Reads the answer of the function that draws an epoch.
+pub(super) fn epoch(row: Option<Row>) -> Result<(u64, Option<SessionKey>), StoreError> {
+    let row = row.ok_or_else(|| corrupt("no answer to a revocation"))?;
+    let epoch: i64 = field(&row, 0)?;
+    let kept: Option<&[u8]> = field(&row, 1)?;
+    let kept = kept.map(parse_key).transpose()?;
+    Ok((u64::try_from(epoch).unwrap_or(0), kept))
+}
+
+/// Reads the answer of the function that deletes a batch.
+pub(super) fn cleaned(row: Option<Row>) -> Result<(u64, Duration), StoreError> {
+    let row = row.ok_or_else(|| corrupt("no answer to a deletion"))?;
+    let deleted: Option<i64> = field(&row, 0)?;
+    let deleted = deleted.and_then(|rows| u64::try_from(rows).ok());
+    Ok((deleted.unwrap_or(0), duration(field(&row, 1)?)))
+}
+
+/// Reads one row of the list of a principal's sessions.
+pub(super) fn info(row: &Row, tag: [u8; 2]) -> Result<SessionInfo, StoreError> {
+    let hash: &[u8] = field(row, 0)?;
+    let hash = hash
+        .try_into()
+        .map_err(|_| corrupt("a key of another length"))?;
+    let claimed: Option<i64> = field(row, 2)?;
+    Ok(SessionInfo::new(
+        SessionKey::from_parts(tag, hash),
+        field(row, 1)?,
+        duration(claimed.unwrap_or(0)),
+        duration(field(row, 3)?),
+    ))
 }
 
 fn values(data: &str) -> Result<BTreeMap<String, Value>, StoreError> {

@@ -1,10 +1,11 @@
 -- KEYS: session, successor (the same key when the id stays).
--- ARGV: create, idle ms, absolute ms, grace ms, most bytes, remembered ms, number of sets, of removes, of expectations;
--- then name and value of each set, name of each remove, name and version of each expectation.
+-- ARGV: create, idle ms, absolute ms, grace ms, most bytes, remembered ms, number of sets, of removes, of expectations,
+-- principal that it is claimed for ('' to leave it whose it is), device; then name and value of each set, name of each remove, name and version of each expectation.
 local key, successor = KEYS[1], KEYS[2]
 local idle, absolute, grace = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local most, remembered = tonumber(ARGV[5]), tonumber(ARGV[6])
 local sets, removes, expectations = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local claimant, device = ARGV[10], ARGV[11]
 
 local entry = look(key)
 if entry.view == 'missing' and ARGV[1] == '1' then
@@ -13,7 +14,7 @@ elseif entry.view ~= 'live' then
   return answer(entry)
 end
 
-local at = 10
+local at = 12
 local sizes, set, removed = {}, {}, {}
 for _ = 1, sets do
   set[ARGV[at]] = ARGV[at + 1]
@@ -66,13 +67,14 @@ for name, value in pairs(set) do
   bytes = bytes + #name + #value
 end
 if bytes > most then
-  return { 'too_large', '1', '0', '0', '0', int(bytes), '0' }
+  return { 'too_large', '1', '0', '0', '0', int(bytes), '0', '', '', '0', '-1' }
 end
 
 local idle_until = math.min(now + idle, entry.absolute)
 if successor ~= key then
   local ends = math.min(entry.idle, now + grace)
-  redis.call('HSET', key, 's', '1', 'e', int(now), 'i', int(ends), 'v', int(version))
+  redis.call('HSET', key, 's', '1', 'e', int(now), 'i', int(ends), 'v', int(version), 'z',
+    string.match(successor, '{(%x+)}') .. ':' .. hash_of(successor))
   redis.call('PEXPIREAT', key, int(ends + remembered))
   for name, stored in pairs(next_values) do
     redis.call('HSET', successor, 'k:' .. name, stored)
@@ -86,6 +88,21 @@ else
   end
 end
 redis.call('HSET', successor, 'f', '1', 'v', int(version), 's', '0', 'i', int(idle_until), 'a', int(entry.absolute), 'x',
-  int(now))
+  int(now), 'u', int(now))
+if claimant ~= '' then
+  local epoch = redis.call('HGET', base(successor) .. 'r:' .. claimant, 'n') or '0'
+  redis.call('HSET', successor, 'p', claimant, 'n', epoch, 'd', device, 'c', int(now))
+elseif successor ~= key and entry.principal and entry.principal ~= '' then
+  redis.call('HSET', successor, 'p', entry.principal, 'n', int(entry.epoch), 'd', entry.device, 'c', int(entry.claimed))
+end
+if claimant ~= '' or successor ~= key then
+  local owner = claimant ~= '' and claimant or entry.principal or ''
+  if entry.principal ~= owner or successor ~= key then
+    unlist(key, entry)
+  end
+  if owner ~= '' then
+    list(successor, owner, entry.absolute)
+  end
+end
 redis.call('PEXPIREAT', successor, int(idle_until + remembered))
 return answer_with_values(successor, look(successor))

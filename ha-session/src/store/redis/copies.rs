@@ -10,6 +10,7 @@ use super::{RedisStore, script, store_error};
 use crate::engine::{TOMBSTONE_MS, millis};
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
+use crate::principal::Principal;
 use crate::record::Record;
 use crate::store::{Gone, Store as _, StoreError};
 
@@ -36,6 +37,7 @@ impl Copies {
         Self {
             store: RedisStore {
                 connection: store.connection.with_timeout(timeout),
+                replicas: 0,
                 ..store.clone()
             },
             put: script(include_str!("put.lua")),
@@ -64,6 +66,9 @@ impl Copies {
             .arg(millis(record.idle_left))
             .arg(millis(record.absolute_left))
             .arg(TOMBSTONE_MS);
+        let owner = record.owner.as_ref();
+        call.arg(owner.map_or("", |owner| owner.principal.as_str()))
+            .arg(owner.map_or(0, |owner| owner.epoch));
         for (name, value) in &record.values {
             let mut stored = format!("{}:", value.version).into_bytes();
             stored.extend_from_slice(&value.bytes);
@@ -77,12 +82,18 @@ impl Copies {
 
     /// Remembers that a session has ended, also if it was never here.
     pub(crate) async fn bury(&self, key: SessionKey) -> Result<(), StoreError> {
-        self.store.end(key, true).await
+        self.store.end_one(key, true, true, None).await.map(drop)
     }
 
     /// Remembers that a session has ended if it is here.
     pub(crate) async fn end(&self, key: SessionKey) -> Result<(), StoreError> {
-        self.store.end(key, false).await
+        self.store.end_one(key, false, true, None).await.map(drop)
+    }
+
+    /// Takes note of an epoch that was drawn where the truth is.
+    pub(crate) async fn revoke(&self, principal: &Principal, epoch: u64) -> Result<(), StoreError> {
+        let noted = self.store.draw_epoch(principal, None, epoch).await;
+        noted.map(drop)
     }
 
     /// Drops a copy.

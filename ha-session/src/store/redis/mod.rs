@@ -4,24 +4,33 @@
 mod copies;
 mod reply;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::redis::{Script, ScriptInvocation};
 use ha_db::redis::{Connection, Error};
+use tokio::time::Instant;
 
 use self::reply::Reply;
-use crate::engine::{TOMBSTONE_MS, millis};
+use crate::engine::{self, TOMBSTONE_MS, millis};
 use crate::error::ConfigError;
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
-use crate::record::{Change, Version};
-use crate::store::{Commit, Gone, Load, Outcome, ROTATION_GRACE, Store, StoreError};
+use crate::principal::{Principal, SessionInfo};
+use crate::record::{Change, Patch, Record, Version};
+use crate::store::{Commit, Gone, Load, MAX_LISTED, Outcome, ROTATION_GRACE, Store, StoreError};
 
 #[cfg(feature = "postgres")]
 pub(crate) use self::copies::{Copies, Copy};
 use self::reply::NAME;
 pub(crate) use self::reply::Stored;
+
+/// How many rotations are followed to the session that goes on; more than anybody makes within the grace.
+const MAX_HOPS: usize = 16;
+/// How often a session that is being changed is tried to be taken to another slot.
+const MAX_TRIES: usize = 8;
 
 /// Sessions in Redis, through a connection that follows the master.
 ///
@@ -39,6 +48,8 @@ pub struct RedisStore {
     connection: Connection,
     prefix: Arc<str>,
     scripts: Arc<Scripts>,
+    /// How many replicas have to confirm a write.
+    replicas: u32,
 }
 
 struct Scripts {
@@ -46,6 +57,9 @@ struct Scripts {
     commit: Script,
     destroy: Script,
     touch: Script,
+    supersede: Script,
+    list: Script,
+    revoke_all: Script,
 }
 
 /// A script after the rules that all of them share.
@@ -56,6 +70,10 @@ fn script(body: &str) -> Script {
 impl RedisStore {
     /// What keys begin with by default.
     pub const DEFAULT_PREFIX: &str = "ha:session";
+    /// How long [replicas](Self::replicated) may take to confirm a write, one second.
+    pub const REPLICATION_WAIT: Duration = Duration::from_secs(1);
+    /// How long waiting for them may hold up other commands at a time.
+    const REPLICATION_SLICE: Duration = Duration::from_millis(10);
 
     /// A store on this connection.
     #[must_use]
@@ -63,11 +81,15 @@ impl RedisStore {
         Self {
             connection,
             prefix: Self::DEFAULT_PREFIX.into(),
+            replicas: 0,
             scripts: Arc::new(Scripts {
                 load: script(include_str!("load.lua")),
                 commit: script(include_str!("commit.lua")),
                 destroy: script(include_str!("destroy.lua")),
                 touch: script(include_str!("touch.lua")),
+                supersede: script(include_str!("supersede.lua")),
+                list: script(include_str!("list.lua")),
+                revoke_all: script(include_str!("revoke_all.lua")),
             }),
         }
     }
@@ -89,9 +111,24 @@ impl RedisStore {
         })
     }
 
+    /// The same store, which acknowledges a write once `replicas` replicas have confirmed it within
+    /// [`REPLICATION_WAIT`](Self::REPLICATION_WAIT), and otherwise says [`StoreError::NotReplicated`]. Default: 0.
+    ///
+    /// With all replicas asked for, a failover loses nothing that was acknowledged, and writes fail while one of them is away.
+    /// With fewer, the new master may be one that was not asked. Waiting holds up the connection for some milliseconds at a
+    /// time: give the store one of its own. Not for a Redis Cluster.
+    #[must_use]
+    pub fn replicated(self, replicas: u32) -> Self {
+        Self { replicas, ..self }
+    }
+
     fn key(&self, key: &SessionKey) -> String {
-        let [high, low] = key.tag();
-        format!("{}:{{{high:02x}{low:02x}}}:{key}", self.prefix)
+        format!("{}{key}", self.base(key.tag()))
+    }
+
+    /// What all keys of one slot tag begin with.
+    fn base(&self, [high, low]: [u8; 2]) -> String {
+        format!("{}:{{{high:02x}{low:02x}}}:", self.prefix)
     }
 
     async fn run(&self, script: &ScriptInvocation<'_>) -> Result<Reply, StoreError> {
@@ -99,15 +136,226 @@ impl RedisStore {
         Reply::parse(parts)
     }
 
+    /// Runs a script that writes, and waits for the replicas that have to confirm it.
+    async fn write<T>(
+        &self,
+        script: &ScriptInvocation<'_>,
+        parse: impl FnOnce(Vec<Vec<u8>>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.replicas > 0 {
+            let ready = self.connection.ready(Self::REPLICATION_WAIT).await;
+            ready.map_err(store_error)?;
+        }
+        let connects = self.connection.status().connects;
+        let parts: Vec<Vec<u8>> = self.connection.script(script).await.map_err(store_error)?;
+        if self.replicas > 0 {
+            self.wait_replicated(connects).await?;
+        }
+        parse(parts)
+    }
+
+    /// Waits until the replicas have what was written on the link in use, which has to be the one that it was when
+    /// `connects` were counted: on another one there is nothing to wait for, and nothing is known.
+    async fn wait_replicated(&self, connects: u64) -> Result<(), StoreError> {
+        let wanted = self.replicas;
+        let deadline = Instant::now() + Self::REPLICATION_WAIT;
+        loop {
+            let mut wait = ::redis::cmd("WAIT");
+            wait.arg(wanted).arg(millis(Self::REPLICATION_SLICE));
+            let got: u32 = match self.connection.run(&wait).await {
+                Ok(got) => got,
+                Err(error) => return Err(no_answer(error)),
+            };
+            if self.connection.status().connects != connects {
+                return Err(no_answer(
+                    "the master changed before its replicas confirmed",
+                ));
+            }
+            if got >= wanted {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(StoreError::NotReplicated { wanted, got });
+            }
+            tokio::time::sleep(Self::REPLICATION_SLICE).await;
+        }
+    }
+
     async fn look(&self, key: SessionKey) -> Result<Reply, StoreError> {
         self.run(&self.scripts.load.key(self.key(&key))).await
     }
 
-    /// Ends a session; `missing_too` remembers the end also if it was never here.
-    async fn end(&self, key: SessionKey, missing_too: bool) -> Result<(), StoreError> {
+    /// Ends a session and what it was rotated to; `missing_too` remembers the end also if it was never here. With a principal
+    /// only if it is one of theirs. Returns whether there was something to end.
+    async fn end(
+        &self,
+        key: SessionKey,
+        missing_too: bool,
+        principal: Option<&Principal>,
+    ) -> Result<bool, StoreError> {
+        let mut passed = Vec::new();
+        let mut at = key;
+        let ended = loop {
+            let reply = self.end_one(at, missing_too, false, principal).await?;
+            let next = reply.successor()?;
+            let Some(next) = next.filter(|_| passed.len() < MAX_HOPS) else {
+                break reply.view() == "destroyed";
+            };
+            passed.push(at);
+            at = next;
+        };
+        if ended || principal.is_none() {
+            for key in passed {
+                self.end_one(key, missing_too, true, None).await?;
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn end_one(
+        &self,
+        key: SessionKey,
+        missing_too: bool,
+        superseded_too: bool,
+        principal: Option<&Principal>,
+    ) -> Result<Reply, StoreError> {
         let mut call = self.scripts.destroy.key(self.key(&key));
-        call.arg(TOMBSTONE_MS).arg(u8::from(missing_too));
-        self.run(&call).await.map(drop)
+        call.arg(TOMBSTONE_MS)
+            .arg(u8::from(missing_too))
+            .arg(u8::from(superseded_too))
+            .arg(principal.map_or("", Principal::as_str));
+        self.write(&call, Reply::parse).await
+    }
+
+    async fn commit_one(&self, commit: &Commit) -> Result<Outcome, StoreError> {
+        let key = self.key(&commit.key);
+        let mut call = self.scripts.commit.key(&key);
+        call.key(self.key(&commit.key_after()));
+        let mut sets = Vec::new();
+        let mut removes = Vec::new();
+        for (name, change) in commit.patch.iter() {
+            match change {
+                Change::Set(bytes) => sets.push((name, bytes)),
+                Change::Remove => removes.push(name),
+            }
+        }
+        let none = BTreeMap::new();
+        let expected = commit.expected.as_ref().unwrap_or(&none);
+        let claim = commit.claim.as_ref();
+        let device = claim.and_then(|claim| claim.device.as_deref());
+        call.arg(u8::from(commit.create))
+            .arg(millis(commit.expiry.idle()))
+            .arg(millis(commit.expiry.absolute()))
+            .arg(millis(ROTATION_GRACE))
+            .arg(commit.max_bytes)
+            .arg(TOMBSTONE_MS)
+            .arg(sets.len())
+            .arg(removes.len())
+            .arg(expected.len())
+            .arg(claim.map_or("", |claim| claim.principal.as_str()))
+            .arg(device.unwrap_or_default());
+        for (name, bytes) in sets {
+            call.arg(name).arg(&bytes[..]);
+        }
+        for name in removes {
+            call.arg(name);
+        }
+        for (name, version) in expected {
+            call.arg(name).arg(version.get());
+        }
+        self.write(&call, Reply::parse).await?.outcome()
+    }
+
+    /// Takes a session to the slot of whom it is claimed for: puts what it will be under its next key, and then ends the old one
+    /// if it is still what was put there. Nobody knows the next key before both are done, so that wherever this stops exactly one
+    /// key can be used, the old one or the next.
+    async fn relocate(&self, commit: Commit, next: SessionKey) -> Result<Outcome, StoreError> {
+        let mut placed: Option<Record> = None;
+        for _ in 0..MAX_TRIES {
+            let record = match self.look(commit.key).await?.stored()? {
+                Stored::Found(record) if record.superseded => return Ok(Outcome::Superseded),
+                Stored::Found(record) => record,
+                Stored::Gone(gone) => return Ok(Outcome::Gone(gone)),
+                Stored::Missing => return Ok(Outcome::Gone(Gone::MISSING)),
+            };
+            if let Some(keys) = engine::conflicts(&record.values, commit.expected.as_ref()) {
+                return Ok(Outcome::Conflict { keys });
+            }
+            let absolute = record.absolute_left.max(Duration::from_secs(1));
+            let mut patch = Patch::new();
+            for name in placed.iter().flat_map(|placed| placed.values.keys()) {
+                patch.remove(name.as_str());
+            }
+            for (name, value) in &record.values {
+                patch.set(name.as_str(), value.bytes.clone());
+            }
+            for (name, change) in commit.patch.iter() {
+                match change {
+                    Change::Set(bytes) => patch.set(name, bytes.clone()),
+                    Change::Remove => patch.remove(name),
+                }
+            }
+            let step = Commit {
+                key: next,
+                create: true,
+                patch,
+                rotate_to: None,
+                claim: commit.claim.clone(),
+                expected: None,
+                expiry: commit.expiry.within(absolute),
+                max_bytes: commit.max_bytes,
+            };
+            let stored = match self.commit_one(&step).await? {
+                Outcome::Committed(stored) => stored,
+                refused => return Ok(refused),
+            };
+            let [high, low] = next.tag();
+            let mut call = self.scripts.supersede.key(self.key(&commit.key));
+            call.arg(record.version.get())
+                .arg(millis(ROTATION_GRACE))
+                .arg(TOMBSTONE_MS)
+                .arg(format!("{high:02x}{low:02x}:{next}"));
+            let reply = self.write(&call, Reply::parse).await?;
+            if reply.view() == "live" {
+                return Ok(Outcome::Committed(stored));
+            }
+            placed = Some(stored);
+            if reply.view() != "changed" {
+                self.end_one(next, false, true, None).await?;
+                return match reply.stored()? {
+                    Stored::Found(_) => Ok(Outcome::Superseded),
+                    Stored::Gone(gone) => Ok(Outcome::Gone(gone)),
+                    Stored::Missing => Ok(Outcome::Gone(Gone::MISSING)),
+                };
+            }
+        }
+        self.end_one(next, false, true, None).await?;
+        Err(StoreError::Unavailable {
+            store: NAME,
+            source: "the session changes too fast to be moved".into(),
+        })
+    }
+
+    /// Draws an epoch, or takes note of one that was drawn elsewhere.
+    async fn draw_epoch(
+        &self,
+        principal: &Principal,
+        keep: Option<SessionKey>,
+        least: u64,
+    ) -> Result<u64, StoreError> {
+        let base = self.base(principal.tag());
+        let keep = keep.filter(|key| key.tag() == principal.tag());
+        let keep = keep.map(|key| key.to_string()).unwrap_or_default();
+        let mut call = self
+            .scripts
+            .revoke_all
+            .key(format!("{base}r:{}", principal.as_str()));
+        call.arg(millis(Expiry::MAX_ABSOLUTE) + TOMBSTONE_MS)
+            .arg(least)
+            .arg(keep)
+            .arg(principal.as_str())
+            .arg(&base);
+        self.write(&call, |parts| reply::epoch(&parts)).await
     }
 }
 
@@ -141,47 +389,53 @@ impl Store for RedisStore {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
-        let key = self.key(&commit.key);
-        let mut call = self.scripts.commit.key(&key);
-        call.key(self.key(&commit.key_after()));
-        let mut sets = Vec::new();
-        let mut removes = Vec::new();
-        for (name, change) in commit.patch.iter() {
-            match change {
-                Change::Set(bytes) => sets.push((name, bytes)),
-                Change::Remove => removes.push(name),
-            }
+        match commit.rotate_to {
+            Some(next) if next.tag() != commit.key.tag() => self.relocate(commit, next).await,
+            _ => self.commit_one(&commit).await,
         }
-        let expected = commit.expected.unwrap_or_default();
-        call.arg(u8::from(commit.create))
-            .arg(millis(commit.expiry.idle()))
-            .arg(millis(commit.expiry.absolute()))
-            .arg(millis(ROTATION_GRACE))
-            .arg(commit.max_bytes)
-            .arg(TOMBSTONE_MS)
-            .arg(sets.len())
-            .arg(removes.len())
-            .arg(expected.len());
-        for (name, bytes) in sets {
-            call.arg(name).arg(&bytes[..]);
-        }
-        for name in removes {
-            call.arg(name);
-        }
-        for (name, version) in &expected {
-            call.arg(name).arg(version.get());
-        }
-        self.run(&call).await?.outcome()
     }
 
     async fn destroy(&self, key: SessionKey) -> Result<(), StoreError> {
-        self.end(key, false).await
+        self.end(key, false, None).await.map(drop)
     }
 
     async fn touch(&self, key: SessionKey, expiry: Expiry) -> Result<(), StoreError> {
         let mut call = self.scripts.touch.key(self.key(&key));
         call.arg(millis(expiry.idle())).arg(TOMBSTONE_MS);
         self.run(&call).await.map(drop)
+    }
+
+    async fn list(&self, principal: Principal) -> Result<Vec<SessionInfo>, StoreError> {
+        let base = self.base(principal.tag());
+        let mut call = self
+            .scripts
+            .list
+            .key(format!("{base}l:{}", principal.as_str()));
+        call.arg(principal.as_str()).arg(&base);
+        let parts: Vec<Vec<u8>> = self.connection.script(&call).await.map_err(store_error)?;
+        let mut infos = reply::infos(parts, principal.tag())?;
+        infos.sort_by_key(|info| (info.used_ago, info.key));
+        infos.truncate(MAX_LISTED);
+        Ok(infos)
+    }
+
+    async fn revoke(&self, principal: Principal, key: SessionKey) -> Result<bool, StoreError> {
+        self.end(key, false, Some(&principal)).await
+    }
+
+    async fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> Result<u64, StoreError> {
+        self.draw_epoch(&principal, keep, 0).await
+    }
+}
+
+fn no_answer(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+    StoreError::NoAnswer {
+        store: NAME,
+        source: source.into(),
     }
 }
 

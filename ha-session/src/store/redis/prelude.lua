@@ -6,10 +6,21 @@ local function int(number)
   return string.format('%.0f', number)
 end
 
+-- Where the sessions of the same slot tag are. A session of a principal has the principal's tag, so that what revokes it and the
+-- list that it is in are in its own slot.
+local function base(key)
+  return string.match(key, '^(.*:{%x+}:)') or ''
+end
+
+local function hash_of(key)
+  return string.match(key, '([^:]*)$')
+end
+
 -- What the session under a key is right now. Fields: f format, v version, s state (0 live, 1 rotated, 2 destroyed),
--- i idle until, a absolute until, e ended at, x last confirmed; "k:" and a name: "version:value".
+-- i idle until, a absolute until, e ended at, x last confirmed, u last used, z tag and hash of the successor, p principal, n its epoch
+-- at the claim, d device, c claimed at; "k:" and a name: "version:value".
 local function look(key)
-  local h = redis.call('HMGET', key, 'f', 'v', 's', 'i', 'a', 'e', 'x')
+  local h = redis.call('HMGET', key, 'f', 'v', 's', 'i', 'a', 'e', 'x', 'z', 'p', 'n', 'd', 'c', 'u')
   if not h[2] then
     return { view = 'missing', ago = -1 }
   end
@@ -21,7 +32,23 @@ local function look(key)
     absolute = tonumber(h[5]),
     ended = tonumber(h[6]) or 0,
     confirmed = tonumber(h[7]) or 0,
+    successor = h[8] or '',
+    principal = h[9] or '',
+    epoch = tonumber(h[10]) or 0,
+    device = h[11] or '',
+    claimed = tonumber(h[12]) or 0,
+    used = tonumber(h[13]) or 0,
   }
+  local newest = 0
+  if entry.principal ~= '' then
+    local r = redis.call('HMGET', base(key) .. 'r:' .. entry.principal, 'n', 't')
+    newest = tonumber(r[1]) or 0
+    entry.revoked = tonumber(r[2])
+  end
+  -- Where it goes on, while the old key still leads there.
+  if entry.state ~= 1 or now >= entry.idle then
+    entry.successor = ''
+  end
   entry.ago = now - entry.ended
   if entry.format ~= 1 then
     entry.view = 'format'
@@ -29,6 +56,9 @@ local function look(key)
     entry.view = 'destroyed'
   elseif entry.state == 1 and now >= entry.idle then
     entry.view = 'rotated'
+  elseif entry.epoch < newest then
+    entry.view = 'revoked'
+    entry.ago = now - entry.revoked
   elseif now >= entry.idle then
     entry.view = 'expired'
     entry.ago = now - entry.idle
@@ -43,7 +73,8 @@ end
 local function answer(entry)
   return {
     entry.view, int(entry.format or 0), int(entry.version or 0), int((entry.idle or now) - now),
-    int((entry.absolute or now) - now), int(entry.ago or -1), int(now - (entry.confirmed or 0)),
+    int((entry.absolute or now) - now), int(entry.ago or -1), int(now - (entry.confirmed or 0)), entry.successor or '',
+    entry.principal or '', int(entry.epoch or 0), int(entry.revoked and now - entry.revoked or -1),
   }
 end
 
@@ -57,4 +88,22 @@ local function answer_with_values(key, entry)
     end
   end
   return out
+end
+
+-- Takes a session out of the list of its principal.
+local function unlist(key, entry)
+  if entry.principal and entry.principal ~= '' then
+    redis.call('ZREM', base(key) .. 'l:' .. entry.principal, hash_of(key))
+  end
+end
+
+-- Puts a session into the list of its principal, which forgets those that are too old and all but the last thousand.
+local function list(key, principal, absolute)
+  local name = base(key) .. 'l:' .. principal
+  redis.call('ZREMRANGEBYSCORE', name, '-inf', int(now))
+  redis.call('ZADD', name, int(absolute), hash_of(key))
+  redis.call('ZREMRANGEBYRANK', name, 0, -1001)
+  if redis.call('PTTL', name) < absolute - now then
+    redis.call('PEXPIREAT', name, int(absolute))
+  end
 end

@@ -1,5 +1,6 @@
 -- Keeps a copy of a session that is stored elsewhere, unless a newer one or its end is here already.
--- KEYS: session. ARGV: version, idle left ms, absolute left ms, remembered ms; then name and "version:value" of each value.
+-- KEYS: session. ARGV: version, idle left ms, absolute left ms, remembered ms, principal ('' for nobody's), its epoch; then name and
+-- "version:value" of each value.
 local key = KEYS[1]
 local version = tonumber(ARGV[1])
 local entry = look(key)
@@ -9,11 +10,17 @@ end
 if entry.view ~= 'missing' and entry.version > version then
   return answer(entry)
 end
+if entry.principal == ARGV[5] and entry.epoch and entry.epoch > tonumber(ARGV[6]) then
+  return answer(entry)
+end
 local idle_until = now + tonumber(ARGV[2])
 redis.call('DEL', key)
 redis.call('HSET', key, 'f', '1', 'v', int(version), 's', '0', 'i', int(idle_until), 'a', int(now + tonumber(ARGV[3])), 'x',
-  int(now))
-for n = 5, #ARGV, 2 do
+  int(now), 'u', int(now))
+if ARGV[5] ~= '' then
+  redis.call('HSET', key, 'p', ARGV[5], 'n', ARGV[6])
+end
+for n = 7, #ARGV, 2 do
   redis.call('HSET', key, 'k:' .. ARGV[n], ARGV[n + 1])
 end
 redis.call('PEXPIREAT', key, int(idle_until + tonumber(ARGV[4])))

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::id::SessionKey;
+use crate::principal::{Owner, Principal, SessionInfo};
 use crate::record::{Record, Value, Version};
 use crate::store::{Ending, Gone, Outcome, StoreError};
 
 pub(crate) const NAME: &str = "redis";
-const HEAD: usize = 7;
+const HEAD: usize = 11;
 
 /// What is kept in Redis for a session.
 #[derive(Debug)]
@@ -31,6 +33,11 @@ pub(super) struct Reply {
     /// Milliseconds since this was known to be the newest state.
     #[cfg(feature = "postgres")]
     pub(super) age: u64,
+    /// Tag and hash of the session that goes on.
+    successor: String,
+    principal: String,
+    epoch: u64,
+    revoked_ago: Option<u64>,
     rest: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -46,6 +53,10 @@ impl Reply {
         let (idle_left, absolute_left) = (left(&parts[3])?, left(&parts[4])?);
         #[cfg(feature = "postgres")]
         let age = left(&parts[6])?;
+        let successor = text(&parts[7])?.to_owned();
+        let principal = text(&parts[8])?.to_owned();
+        let epoch = number(&parts[9])?;
+        let revoked_ago: i64 = number(&parts[10])?;
         let mut rest = Vec::new();
         let mut tail = parts.into_iter().skip(HEAD);
         while let (Some(name), Some(value)) = (tail.next(), tail.next()) {
@@ -60,6 +71,10 @@ impl Reply {
             ago: u64::try_from(ago).ok(),
             #[cfg(feature = "postgres")]
             age,
+            successor,
+            principal,
+            epoch,
+            revoked_ago: u64::try_from(revoked_ago).ok(),
             rest,
         })
     }
@@ -117,6 +132,7 @@ impl Reply {
             "missing" => Ending::Missing,
             "destroyed" => Ending::Destroyed,
             "rotated" => Ending::Rotated,
+            "revoked" => Ending::Revoked,
             "expired" => Ending::Expired,
             _ => return None,
         };
@@ -124,7 +140,37 @@ impl Reply {
         Some(Gone { ending, ago })
     }
 
+    pub(super) fn view(&self) -> &str {
+        &self.view
+    }
+
+    /// The key under which the session goes on.
+    pub(super) fn successor(&self) -> Result<Option<SessionKey>, StoreError> {
+        if self.successor.is_empty() {
+            return Ok(None);
+        }
+        let parts = self.successor.split_once(':');
+        let parts = parts.and_then(|(tag, hash)| {
+            let tag = u16::from_str_radix(tag, 16).ok()?.to_be_bytes();
+            SessionKey::parse(tag, hash)
+        });
+        parts
+            .map(Some)
+            .ok_or_else(|| corrupt("a successor that is no key"))
+    }
+
+    fn owner(&self) -> Result<Option<Owner>, StoreError> {
+        if self.principal.is_empty() {
+            return Ok(None);
+        }
+        let principal = Principal::new(&self.principal);
+        let principal = principal.map_err(|_| corrupt("a principal that is no name"))?;
+        let ago = self.revoked_ago.map(Duration::from_millis);
+        Ok(Some(Owner::new(principal, self.epoch, ago)))
+    }
+
     fn record(self, superseded: bool) -> Result<Record, StoreError> {
+        let owner = self.owner()?;
         let mut values = BTreeMap::new();
         for (name, stored) in self.rest {
             let name = String::from_utf8(name).map_err(|_| corrupt("a name that is not text"))?;
@@ -142,8 +188,38 @@ impl Reply {
             idle_left: Duration::from_millis(self.idle_left),
             absolute_left: Duration::from_millis(self.absolute_left),
             superseded,
-            owner: None,
+            owner,
         })
+    }
+}
+
+/// Reads the list of a principal's sessions.
+pub(super) fn infos(parts: Vec<Vec<u8>>, tag: [u8; 2]) -> Result<Vec<SessionInfo>, StoreError> {
+    let info = |part: &[Vec<u8>]| {
+        let [hash, device, claimed, used] = part else {
+            return Err(corrupt("an answer of another shape"));
+        };
+        let key = SessionKey::parse(tag, text(hash)?);
+        let device = text(device)?;
+        let ago = |part: &[u8]| {
+            let ago: i64 = number(part)?;
+            Ok(Duration::from_millis(u64::try_from(ago).unwrap_or(0)))
+        };
+        Ok(SessionInfo::new(
+            key.ok_or_else(|| corrupt("a session that is no key"))?,
+            (!device.is_empty()).then(|| device.to_owned()),
+            ago(claimed)?,
+            ago(used)?,
+        ))
+    };
+    parts.chunks(4).map(info).collect()
+}
+
+/// Reads the epoch that was drawn.
+pub(super) fn epoch(parts: &[Vec<u8>]) -> Result<u64, StoreError> {
+    match parts {
+        [epoch] => number(epoch),
+        _ => Err(corrupt("an answer of another shape")),
     }
 }
 
@@ -174,19 +250,26 @@ mod tests {
         for bad in [
             &[][..],
             &["live"],
-            &["live", "1", "x", "0", "0", "0", "0"],
-            &["live", "1", "1", "0", "0", "0", "0", "name"],
+            &["live", "1", "x", "0", "0", "0", "0", "", "", "0", "-1"],
+            &[
+                "live", "1", "1", "0", "0", "0", "0", "", "", "0", "-1", "name",
+            ],
         ] {
             assert!(Reply::parse(parts(bad)).is_err(), "{bad:?}");
         }
-        let unversioned = ["live", "1", "1", "0", "0", "0", "0", "name", "value"];
+        let unversioned = [
+            "live", "1", "1", "0", "0", "0", "0", "", "", "0", "-1", "name", "value",
+        ];
         let reply = Reply::parse(parts(&unversioned)).unwrap();
         assert!(matches!(reply.stored(), Err(StoreError::Corrupt { .. })));
     }
 
     #[test]
     fn a_future_format_is_an_error_and_not_a_missing_session() {
-        let reply = Reply::parse(parts(&["format", "2", "1", "0", "0", "0", "0"])).unwrap();
+        let reply = Reply::parse(parts(&[
+            "format", "2", "1", "0", "0", "0", "0", "", "", "0", "-1",
+        ]))
+        .unwrap();
         assert!(matches!(
             reply.stored(),
             Err(StoreError::Format { found: 2 })
