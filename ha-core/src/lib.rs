@@ -22,6 +22,7 @@ pub mod limit;
 pub mod load;
 pub mod marks;
 pub mod outlier;
+pub mod phi;
 pub mod pick;
 pub mod sign;
 pub mod slow_start;
