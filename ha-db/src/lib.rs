@@ -75,8 +75,8 @@
 //! # Features
 //! | feature | default | brings |
 //! |---|---|---|
-//! | `postgres` | no | [`postgres`], [`idempotency`], [`lease`] |
-//! | `redis` | no | `redis` |
+//! | `postgres` | no | [`postgres`], [`idempotency`], [`lease`], `notify`, `registry` in PostgreSQL |
+//! | `redis` | no | `redis`, `registry` in Redis |
 //! | `tls` | no | `tls`: encrypted links to PostgreSQL and Redis |
 //! | `tower` | no | `causal::CausalLayer`, `idempotency::IdempotencyLayer`; turns `postgres` on |
 //! | `axum` | no | the `Db` extractor, `postgres::Error` as a response; turns `tower` on |
@@ -103,8 +103,14 @@ pub mod lease;
 #[cfg(feature = "postgres")]
 mod migrate;
 
+#[cfg(feature = "postgres")]
+pub mod notify;
+
 #[cfg(feature = "redis")]
 pub mod redis;
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub mod registry;
 
 #[cfg(feature = "tls")]
 pub mod tls;
