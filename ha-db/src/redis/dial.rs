@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::config::{Encryption, Login};
-use super::error::{ConfigError, Failure};
+use super::error::{ConfigError, Failure, Step};
 use super::url::{DEFAULT_PORT, split_address};
 
 /// Opens links.
@@ -113,16 +113,26 @@ impl Dialer {
         })
     }
 
-    /// `step`, for as long as a step may take.
+    /// A question, for as long as a step may take.
     pub(crate) async fn within<T>(
         &self,
         address: &str,
-        step: impl Future<Output = T>,
+        question: impl Future<Output = T>,
     ) -> Result<T, Failure> {
-        timeout(self.limit, step)
+        self.step(address, Step::Question, question).await
+    }
+
+    async fn step<T>(
+        &self,
+        address: &str,
+        step: Step,
+        doing: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        timeout(self.limit, doing)
             .await
             .map_err(|_| Failure::TimedOut {
                 address: address.to_owned(),
+                step,
                 limit: self.limit,
             })
     }
@@ -138,7 +148,8 @@ impl Dialer {
         let (host, port) = split_address(address, DEFAULT_PORT)
             .ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
         let connecting = TcpStream::connect((host.as_str(), port));
-        let stream = self.within(address, connecting).await?.map_err(failed)?;
+        let stream = self.step(address, Step::Connect, connecting).await?;
+        let stream = stream.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
@@ -149,7 +160,7 @@ impl Dialer {
             let name = rustls::pki_types::ServerName::try_from(host)
                 .map_err(|error| failed(std::io::Error::other(error)))?;
             let stream = self
-                .within(address, tls.connect(name, stream))
+                .step(address, Step::Tls, tls.connect(name, stream))
                 .await?
                 .map_err(failed)?;
             return Ok(Box::pin(stream));

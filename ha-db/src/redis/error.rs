@@ -190,10 +190,12 @@ pub enum Failure {
         source: io::Error,
     },
     /// A step of connecting took too long.
-    #[error("{address}: no answer within {limit:?}")]
+    #[error("{address}: no answer within {limit:?} ({step})")]
     TimedOut {
         /// `host:port`.
         address: String,
+        /// Which step.
+        step: Step,
         /// `connect_timeout`.
         limit: Duration,
     },
@@ -257,6 +259,24 @@ pub enum Failure {
         /// What it is.
         role: String,
     },
+}
+
+/// A step of connecting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Step {
+    /// The TCP connection.
+    #[error("connecting")]
+    Connect,
+    /// The TLS handshake. A server that is frozen does not answer it, and neither does a port without TLS.
+    #[error("TLS handshake; a port without TLS does not answer it")]
+    Tls,
+    /// The login.
+    #[error("login")]
+    Login,
+    /// A question after it.
+    #[error("question")]
+    Question,
 }
 
 impl Failure {

@@ -77,6 +77,6 @@ mod url;
 
 pub use config::Builder;
 pub use connection::Connection;
-pub use error::{ConfigError, Error, Failure, NotSent, Unknown};
+pub use error::{ConfigError, Error, Failure, NotSent, Step, Unknown};
 pub use follow::Reason;
 pub use status::{NodeStatus, SentinelStatus, Status};
