@@ -19,12 +19,12 @@ use crate::run::{Failure, Step};
 use crate::workspace;
 
 /// The benches that exist, one file or folder each in `benches/benches`.
-pub(crate) const NAMES: [&str; 11] = [
-    "balance", "breaker", "db", "hash", "hedge", "limit", "overload", "retry", "shed", "storm",
-    "tail",
+pub(crate) const NAMES: [&str; 12] = [
+    "balance", "breaker", "db", "hash", "hedge", "limit", "overload", "redis", "retry", "shed",
+    "storm", "tail",
 ];
 /// Those among them that print their own table and write their own rows.
-const LOAD_TESTS: [&str; 4] = ["db", "overload", "storm", "tail"];
+const LOAD_TESTS: [&str; 5] = ["db", "overload", "redis", "storm", "tail"];
 /// Those that have a `BENCH_memory` beside them, which counts.
 const COUNTED: [&str; 1] = ["balance"];
 /// Those that have peers in the other workspace.
