@@ -98,7 +98,12 @@ impl Members {
             // What a failover has brought back is older than what was seen.
             Some(seen) if (row.incarnation, row.beat) < (seen.incarnation, seen.beat) => {}
             Some(seen) if seen.incarnation == row.incarnation => {
-                seen.phi.heartbeat(now);
+                // Silence that was long enough to be suspected was an outage; learnt as an interval it would hide the next one.
+                if seen.phi.at(now) >= self.threshold {
+                    seen.phi.excuse(now);
+                } else {
+                    seen.phi.heartbeat(now);
+                }
                 seen.beat = row.beat;
                 seen.endpoint = endpoint;
             }
