@@ -79,6 +79,7 @@
 //! | `redis` | no | `redis`, `registry` in Redis |
 //! | `tls` | no | `tls`: encrypted links to PostgreSQL and Redis |
 //! | `tower` | no | `causal::CausalLayer`, `idempotency::IdempotencyLayer`; turns `postgres` on |
+//! | `metrics` | no | counters and gauges of the [PostgreSQL router](postgres) through the `metrics` facade |
 //! | `axum` | no | the `Db` extractor, `postgres::Error` as a response; turns `tower` on |
 //!
 
@@ -87,6 +88,9 @@
     doc = "[`postgres`]: #features\n[`postgres::Router`]: #features\n[`postgres::Token`]: #features\n[`postgres::Error`]: #features\n[`idempotency`]: #features\n[`lease`]: #features"
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+
+#[cfg(feature = "postgres")]
+mod routing;
 
 #[cfg(feature = "postgres")]
 pub mod postgres;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::lsn::Position;
+pub(crate) use super::role::Served;
 use super::token::{Known, Token};
 use super::unit::Shared;
 
@@ -40,13 +41,6 @@ struct State {
     /// Where all unsettled reads ran, if that is one node.
     reads_on: Option<Served>,
     unit: Option<Arc<Shared>>,
-}
-
-/// A node, in the life in which it served something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Served {
-    pub(crate) node: usize,
-    pub(crate) generation: u64,
 }
 
 impl Causal {

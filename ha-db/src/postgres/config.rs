@@ -1,11 +1,14 @@
 //! The router's settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::budget;
 use tokio_postgres::config::SslMode;
 
+use super::event::{Event, Listeners};
 use super::router::Router;
+use crate::routing::read::MAX_NODES;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
@@ -76,6 +79,18 @@ pub enum ConfigError {
     /// A setting of a part was refused.
     #[error(transparent)]
     Part(#[from] ha_core::config::ConfigError),
+    /// There is no node of this name.
+    #[error("there is no node {name:?}")]
+    UnknownNode {
+        /// The name.
+        name: String,
+    },
+    /// More nodes than a router handles.
+    #[error("more than {limit} nodes")]
+    TooManyNodes {
+        /// How many it handles.
+        limit: usize,
+    },
     /// There is no tokio runtime to run the probes on.
     #[error("build() was called outside a tokio runtime")]
     NoRuntime,
@@ -104,12 +119,73 @@ pub(crate) struct Settings {
     pub(crate) cut_after: Duration,
     pub(crate) fallback_reads: Option<usize>,
     pub(crate) system_id: Option<u64>,
+    pub(crate) local: Option<String>,
+}
+
+/// A node as it was given.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeConfig {
+    pub(crate) name: String,
+    pub(crate) postgres: tokio_postgres::Config,
+    pub(crate) locality: Option<String>,
+}
+
+impl NodeConfig {
+    pub(crate) fn new(
+        name: String,
+        server: &Server,
+        locality: Option<String>,
+        settings: &Settings,
+    ) -> Result<Self, ConfigError> {
+        if name.is_empty() {
+            return Err(ConfigError::EmptyNode);
+        }
+        let mut postgres: tokio_postgres::Config = match server {
+            Server::Conninfo(text) => match text.parse() {
+                Ok(postgres) => postgres,
+                Err(source) => return Err(ConfigError::Conninfo { name, source }),
+            },
+            Server::Config(config) => (**config).clone(),
+        };
+        let hosts = postgres
+            .get_hosts()
+            .len()
+            .max(postgres.get_hostaddrs().len());
+        if hosts != 1 {
+            return Err(ConfigError::Hosts { name, hosts });
+        }
+        #[cfg(feature = "tls")]
+        let tls = settings.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let tls = {
+            let _ = settings;
+            false
+        };
+        match postgres.get_ssl_mode() {
+            SslMode::Disable => {}
+            _ if tls => {
+                postgres.ssl_mode(SslMode::Require);
+            }
+            SslMode::Require => return Err(ConfigError::NoTls { name }),
+            _ => {}
+        }
+        if postgres.get_application_name().is_none() {
+            postgres.application_name("ha-db");
+        }
+        Ok(Self {
+            name,
+            postgres,
+            locality,
+        })
+    }
 }
 
 /// Builds a [`Router`]. See each method for its default and the reason for it.
 #[derive(Debug, Clone)]
 pub struct Builder {
     pub(crate) nodes: Vec<(String, Server)>,
+    localities: Vec<(String, String)>,
+    listeners: Listeners,
     pub(crate) settings: Settings,
 }
 
@@ -124,6 +200,8 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             nodes: Vec::new(),
+            localities: Vec::new(),
+            listeners: Listeners::default(),
             settings: Settings {
                 max_lag: Duration::from_millis(500),
                 readmit_after: 3,
@@ -143,6 +221,7 @@ impl Default for Builder {
                 cut_after: Duration::from_secs(3),
                 fallback_reads: None,
                 system_id: None,
+                local: None,
             },
         }
     }
@@ -174,6 +253,29 @@ impl Builder {
     #[must_use]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.settings.tls = Some(tls);
+        self
+    }
+
+    /// Where a node stands: a region, a zone, a rack, whatever costs when it is crossed. Default: nowhere in particular.
+    #[must_use]
+    pub fn locality(mut self, node: impl Into<String>, place: impl Into<String>) -> Self {
+        self.localities.push((node.into(), place.into()));
+        self
+    }
+
+    /// Where this process stands. Reads prefer replicas of the same locality, and go elsewhere when none of them will do or all
+    /// their connections are in use. Default: nowhere, and all replicas are alike.
+    #[must_use]
+    pub fn local(mut self, place: impl Into<String>) -> Self {
+        self.settings.local = Some(place.into());
+        self
+    }
+
+    /// Calls `listener` with every change, in order, after it has taken effect. It runs on the task of a probe: let it be quick,
+    /// and hand work on; up to 1,024 events wait for it, and those beyond are counted in [`Event::Missed`].
+    #[must_use]
+    pub fn on_event(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listeners.0.push(Arc::new(listener));
         self
     }
 
@@ -309,10 +411,10 @@ impl Builder {
     pub fn build(self) -> Result<Router, ConfigError> {
         let nodes = self.validate()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConfigError::NoRuntime)?;
-        Ok(Router::start(nodes, self.settings, runtime))
+        Router::start(nodes, self.settings, self.listeners, runtime)
     }
 
-    fn validate(&self) -> Result<Vec<(String, tokio_postgres::Config)>, ConfigError> {
+    fn validate(&self) -> Result<Vec<NodeConfig>, ConfigError> {
         let settings = &self.settings;
         if self.nodes.is_empty() {
             return Err(ConfigError::NoNode);
@@ -350,44 +452,21 @@ impl Builder {
                 other_value: settings.probe_interval,
             });
         }
-        let mut nodes: Vec<(String, tokio_postgres::Config)> = Vec::new();
+        if self.nodes.len() > MAX_NODES {
+            return Err(ConfigError::TooManyNodes { limit: MAX_NODES });
+        }
+        let known = |name: &String| self.nodes.iter().any(|(node, _)| node == name);
+        if let Some((name, _)) = self.localities.iter().find(|(name, _)| !known(name)) {
+            return Err(ConfigError::UnknownNode { name: name.clone() });
+        }
+        let mut nodes: Vec<NodeConfig> = Vec::new();
         for (name, server) in &self.nodes {
-            if name.is_empty() {
-                return Err(ConfigError::EmptyNode);
-            }
-            if nodes.iter().any(|(other, _)| other == name) {
+            if nodes.iter().any(|other| other.name == *name) {
                 return Err(ConfigError::DuplicateNode { name: name.clone() });
             }
-            let mut config: tokio_postgres::Config = match server {
-                Server::Conninfo(text) => text.parse().map_err(|source| ConfigError::Conninfo {
-                    name: name.clone(),
-                    source,
-                })?,
-                Server::Config(config) => (**config).clone(),
-            };
-            let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
-            if hosts != 1 {
-                return Err(ConfigError::Hosts {
-                    name: name.clone(),
-                    hosts,
-                });
-            }
-            #[cfg(feature = "tls")]
-            let tls = settings.tls.is_some();
-            #[cfg(not(feature = "tls"))]
-            let tls = false;
-            match config.get_ssl_mode() {
-                SslMode::Disable => {}
-                _ if tls => {
-                    config.ssl_mode(SslMode::Require);
-                }
-                SslMode::Require => return Err(ConfigError::NoTls { name: name.clone() }),
-                _ => {}
-            }
-            if config.get_application_name().is_none() {
-                config.application_name("ha-db");
-            }
-            nodes.push((name.clone(), config));
+            let place = self.localities.iter().rev().find(|(node, _)| node == name);
+            let place = place.map(|(_, place)| place.clone());
+            nodes.push(NodeConfig::new(name.clone(), server, place, settings)?);
         }
         Ok(nodes)
     }
@@ -463,6 +542,11 @@ mod tests {
             (
                 good().max_lag(Duration::from_millis(50)),
                 "max_lag is 50ms, it must be at least probe_interval which is 100ms",
+            ),
+            (good().locality("b", "eu-1"), "there is no node \"b\""),
+            (
+                (0..64).fold(good(), |builder, n| builder.node(n.to_string(), "host=x")),
+                "more than 64 nodes",
             ),
             (good(), "build() was called outside a tokio runtime"),
         ] {

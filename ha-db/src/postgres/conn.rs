@@ -13,11 +13,14 @@ use tokio_postgres::Client;
 
 use super::causal::{Causal, Served, Unsettled};
 use super::lsn::{Lsn, Position};
+use super::members::InUse;
 use super::pool::{Object, Session, field, first_row};
+use super::probe::CEILING;
 use super::resolve::InDoubt;
+use super::role::Role;
 use super::router::{Core, Router};
-use super::status::Role;
 use super::token::Known;
+use super::view::NodeView;
 
 /// How long a connection that was given back may take to say where it stands, before the primary is asked in its place. Half
 /// of what [`Causal::settle`] waits.
@@ -85,6 +88,15 @@ impl Stand {
         self
     }
 
+    /// As [`Stand::read`], with what is known of the node where it does not name its timeline.
+    pub(crate) fn read_on(
+        answer: &[tokio_postgres::SimpleQueryMessage],
+        node: &NodeView,
+    ) -> Option<Self> {
+        let lsn = field(first_row(answer)?, 1)?;
+        Self::read(answer, node.timeline_at(lsn))
+    }
+
     pub(crate) fn of_primary(&self) -> bool {
         self.inserted.is_some()
     }
@@ -130,6 +142,7 @@ pub(crate) struct Lease {
     /// The system id when it was lent.
     system_id: u64,
     permit: Option<OwnedSemaphorePermit>,
+    in_use: InUse,
 }
 
 impl Lease {
@@ -143,6 +156,7 @@ impl Lease {
         let core = Arc::clone(&router.core);
         let system_id = core.view.load().system_id.unwrap_or(0);
         Self {
+            in_use: InUse::of(&object.node),
             object: Some(object),
             core,
             index,
@@ -163,7 +177,7 @@ impl Lease {
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.core.nodes[self.index].name
+        &self.in_use.node().name
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -309,7 +323,7 @@ impl Drop for Lease {
                 if early.is_err() {
                     // Something of its last user still runs, and nobody waits for it.
                     tainted = true;
-                    core.nodes[index].cancel(&object, write).await;
+                    object.node.cancel(&object, write).await;
                 }
                 if !write && !matches!(early, Ok(Some(_))) {
                     // The primary has at least what any replica has shown.
@@ -325,8 +339,25 @@ impl Drop for Lease {
             };
             let view = core.view.load_full();
             let node = &view.nodes[index];
-            let stand = answer.and_then(|rows| Stand::read(&rows, node.timeline));
+            let stand = match answer {
+                None => None,
+                Some(rows) => match Stand::read_on(&rows, node) {
+                    // What it has on its disk is of no later timeline.
+                    None => {
+                        let asking = object.client.simple_query(CEILING);
+                        let ceiling = timeout(SETTLE_LIMIT, asking).await.ok();
+                        let ceiling = ceiling.and_then(Result::ok);
+                        let ceiling = ceiling.as_deref().and_then(first_row);
+                        Stand::read(&rows, ceiling.and_then(|row| field(row, 0)))
+                    }
+                    stand => stand,
+                },
+            };
             if let Some(stand) = stand {
+                if write && !stand.of_primary() {
+                    // Demoted under its sessions: whatever was tried there has met a read-only server.
+                    core.kick();
+                }
                 let position = stand.position;
                 if object.generation == node.generation && node.timeline == Some(position.timeline)
                 {

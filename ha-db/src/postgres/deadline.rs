@@ -31,7 +31,7 @@ impl Lease {
             what: "an operation",
             limit,
         };
-        let node = &self.core().nodes[self.index];
+        let node = &self.session().node;
         let ended =
             async { tokio::join!(node.cancel(self.session(), self.is_autocommit()), operation).1 };
         match timeout(CANCEL_LIMIT, ended).await {

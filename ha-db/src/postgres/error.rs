@@ -4,24 +4,7 @@ use std::time::Duration;
 
 use super::lsn::Position;
 use super::resolve::InDoubt;
-
-/// Why there is no primary to write to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum NoPrimary {
-    /// No node has answered a probe yet.
-    NothingKnown,
-    /// No reachable node of the newest timeline accepts writes.
-    NotFound,
-    /// Two reachable nodes of the newest timeline accept writes; choosing one would split the data.
-    Tie,
-    /// The nodes belong to different database clusters and neither has a majority; pin one with
-    /// [`Builder::system_id`](super::Builder::system_id).
-    SystemIdDispute,
-    /// This client's token is of a newer timeline than every primary that is known: what accepts writes is stale.
-    StaleForToken,
-}
+use super::role::NoPrimary;
 
 /// An operation failed. The variant says whether anything was sent.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +48,7 @@ pub enum Error {
     Lost {
         /// The end of the lost write.
         written: Position,
-        /// Where the new timeline left the old one.
+        /// The end of what the new timeline kept of the old one.
         switch: Position,
     },
     /// No node accepts writes, and none did until the deadline. Nothing was sent.

@@ -22,7 +22,8 @@
 //!
 //! # Promised
 //! - A node of an earlier timeline, of another database cluster, or one of two primaries on one timeline, gets no write; a
-//!   standby past the cut of its timeline, or of which that cannot be told, gets no read.
+//!   standby past the cut of its timeline, or of which that cannot be told, gets no read. While there is a primary, only standbys
+//!   of its timeline are read from.
 //! - Reads show what the client wrote and do not go back in time; an acknowledged write that a failover cut off is reported.
 //! - Every wait has a deadline; a connection left inside a transaction is not lent again.
 //!
@@ -33,7 +34,47 @@
 //! - Without the feature `tls` and [`Builder::tls`], connections are made in plain text.
 //!
 //! The role needs `pg_monitor`, and `EXECUTE` on `pg_read_file(text, bigint, bigint, boolean)` for timeline histories; without
-//! them routing stays right and reads go to the primary after a failover until the replicas prove themselves.
+//! them routing stays right and reads go to the primary after a failover until the replicas prove themselves. PostgreSQL 12 or
+//! later.
+//!
+//! # Which reads go where
+//! A replica that is known to show enough serves without a question ([`Consistency`] says what is enough); of several, one in this
+//! process's own locality ([`Builder::local`]), of those the one with the fewest connections in use. Else one replica is waited for,
+//! up to [`Builder::replica_wait`]; else the primary serves, [`Builder::fallback_reads`] at a time, so that the loss of all
+//! replicas does not take the writes with it. Choosing takes no lock and allocates nothing.
+//!
+//! # How it may be set up
+//! - **Plain streaming replication, Patroni, CloudNativePG and the like**: give every node by an address of its own. Whoever
+//!   promotes, the router sees it. Synchronous and asynchronous standbys alike, and standbys of standbys.
+//! - **A set that changes**: [`Router::add_node`], [`Router::remove_node`].
+//! - **PgBouncer** may stand before each node, one for each, and never one before several: what is behind an address must
+//!   be one server. Probes and pools are clients of it; give it `pool_mode = session`, because a connection's role, its
+//!   transaction and its settings are taken to stay with it. The router's own deadlines hold for what is behind it too.
+//! - **An address that follows the primary** (a virtual IP, a service of Kubernetes) may stand beside the nodes themselves: the
+//!   two names of one server count once ([`Role::Duplicate`]). Alone it gives up reads on replicas.
+//!
+//! # Two primaries on one timeline
+//! Numbers of timelines tell one log from another unless two standbys are promoted apart from each other. Then both write the same
+//! number, writes are refused ([`NoPrimary::Tie`]) and stay so when one of them only becomes silent: start it anew as a standby, or
+//! take it out with [`Router::remove_node`]. What was acknowledged on the side that is given up is gone, and no token tells.
+//!
+//! # Events and metrics
+//! [`Builder::on_event`] tells of every change ([`Event`]), and each is logged with `tracing` under the names of its fields. What an
+//! operator has to mend is a [`Problem`] with its remedy, in [`Status`] as well. With the feature `metrics`:
+//!
+//! | name | kind | labels |
+//! |---|---|---|
+//! | `ha_db_primary_known` | gauge, 0 or 1 | |
+//! | `ha_db_epoch` | gauge | |
+//! | `ha_db_primary_changes_total` | counter | |
+//! | `ha_db_primary_losses_total` | counter | `reason`: `not_found`, `tie`, `system_id_dispute`, `nothing_known` |
+//! | `ha_db_node_reachable` | gauge, 0 or 1 | `node` |
+//! | `ha_db_lag_seconds` | gauge | `node` |
+//! | `ha_db_in_use` | gauge, connections lent | `node` |
+//! | `ha_db_reads_total` | counter | `node`; `how`: `proven`, `waited`, `fallback`, `primary` |
+//! | `ha_db_ejections_total`, `ha_db_readmissions_total` | counter | `node` |
+//! | `ha_db_problems_total` | counter | `node` |
+//! | `ha_db_unprovable_tokens_total` | counter | |
 
 #[cfg(feature = "axum")]
 mod answer;
@@ -43,38 +84,47 @@ mod conn;
 mod db;
 mod deadline;
 mod error;
-mod history;
-mod lag;
-mod lsn;
+mod event;
+mod members;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod options;
 mod pool;
 mod probe;
+mod problem;
+mod read;
 mod resolve;
 mod router;
 mod run;
 mod savepoint;
+mod shared;
 mod statements;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
 mod token;
-mod topology;
 mod transaction;
 mod unit;
 mod warm;
 
+use crate::routing::{history, lsn, role, topology, view};
+
+pub use crate::routing::read::Consistency;
 pub use causal::Causal;
 pub use config::{Builder, ConfigError};
 pub use conn::Conn;
-pub use db::{Consistency, Db};
-pub use error::{CommitCause, ConnectError, Error, NoPrimary};
+pub use db::Db;
+pub use error::{CommitCause, ConnectError, Error};
+pub use event::Event;
 pub use lsn::{Lsn, ParseLsnError, Position};
 pub use options::{SynchronousCommit, TransactionOptions};
+pub use problem::Problem;
 pub use resolve::{InDoubt, Outcome};
+pub use role::{NoPrimary, Role};
 pub use router::Router;
 pub use run::Retry;
 pub use savepoint::Savepoint;
-pub use status::{NodeStatus, Role, Status};
+pub use status::{NodeStatus, Status};
 #[cfg(feature = "tls")]
 pub use tls::CertificateProblem;
 pub use token::{Token, TokenError};

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use super::error::ConnectError;
+use super::shared::Snapshot;
 use super::statements::Statements;
-use super::topology::View;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 
@@ -38,12 +38,15 @@ pub(crate) struct Node {
     pub(crate) kick: Notify,
     pub(crate) generation: AtomicU64,
     pub(crate) cut: watch::Sender<u64>,
+    /// Connections that are lent.
+    pub(crate) in_use: AtomicUsize,
 }
 
 /// A connection with the task that drives it. Dropping it closes the socket at once, whatever the server is doing.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) client: Client,
+    pub(crate) node: Arc<Node>,
     pub(crate) generation: u64,
     /// Its process on the server, and the life of that server; known of pooled connections.
     pub(crate) pid: i32,
@@ -89,6 +92,7 @@ impl Node {
         });
         Ok(Session {
             client,
+            node: Arc::clone(self),
             generation,
             pid: 0,
             life: Life::default(),
@@ -137,7 +141,7 @@ pub(crate) type Object = managed::Object<Manager>;
 #[derive(Debug)]
 pub(crate) struct Manager {
     pub(crate) node: Arc<Node>,
-    pub(crate) view: Arc<ArcSwap<View>>,
+    pub(crate) view: Arc<ArcSwap<Snapshot>>,
 }
 
 impl managed::Manager for Manager {

@@ -4,12 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
+use tokio_postgres::SimpleQueryMessage;
 
 use super::history::History;
 use super::lsn::Lsn;
 use super::pool::{Node, Session, field, first_row};
-use super::router::Core;
+use super::problem::Problem;
+use super::shared::{Core, Report};
 use super::topology::Sighting;
+
+/// Asked once for each connection, and again while something is amiss. It has to work on any version.
+const GREETING: &str = "SELECT current_setting('server_version_num'), current_setting('port'), \
+    (SELECT count(*) FROM pg_roles WHERE rolname = 'pg_read_all_stats' AND pg_has_role(oid, 'USAGE'))";
 
 // Replayed comes before the timeline: evaluated in this order, the position cannot be of a later timeline.
 const PROBE: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), r.standby::int, \
@@ -19,66 +25,174 @@ const PROBE: &str = "SELECT (SELECT system_identifier FROM pg_control_system()),
     CASE WHEN NOT r.standby THEN substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END, \
     CASE WHEN r.standby THEN (SELECT greatest(c.timeline_id, y.min_recovery_end_timeline) \
         FROM pg_control_checkpoint() c, pg_control_recovery() y) END, \
-    (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint \
+    (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, \
+    CASE WHEN r.standby THEN (SELECT count(*) FROM pg_stat_wal_receiver) END \
     FROM (SELECT pg_is_in_recovery() AS standby OFFSET 0) r";
 
-/// A file that cannot be read now may be readable later (a grant, a promotion that is not finished).
-const HISTORY_RETRY: Duration = Duration::from_secs(1);
+/// The newest timeline of which a standby has anything. What it replays is not of a later one.
+pub(crate) const CEILING: &str = "SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir() \
+    WHERE name ~ '^[0-9A-F]{24}$' OR name ~ '^[0-9A-F]{8}\\.history$'";
+
+/// The oldest version with everything that is asked for.
+const OLDEST: u32 = 120_000;
+
+/// A line for each timeline: tens of thousands of failovers.
+const HISTORY_LIMIT: usize = 1 << 20;
+
+/// What an operator has to mend is not mended within a probe interval: asking more often only fills the server's log.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A connection of the probe, with what its server said of itself.
+struct Asked {
+    session: Session,
+    port: u16,
+    monitor: bool,
+    greeted: Instant,
+}
+
+struct Prober<'a> {
+    core: &'a Core,
+    node: &'a Arc<Node>,
+    asked: Option<Asked>,
+    /// When the history of which timeline could not be read.
+    no_history: Option<(u32, Instant)>,
+}
 
 pub(crate) async fn run(core: Arc<Core>, node: Arc<Node>) {
-    let mut session: Option<Session> = None;
-    let mut history_failed: Option<Instant> = None;
+    let mut prober = Prober {
+        core: &core,
+        node: &node,
+        asked: None,
+        no_history: None,
+    };
     loop {
-        let seen = probe(&core, &node, &mut session).await;
-        match seen {
-            Some(sighting) => core.learn(|topology, now| topology.saw(node.index, sighting, now)),
-            None => {
-                session = None;
-                core.learn(|topology, now| topology.failed(node.index, now));
+        let report = match prober.ask().await {
+            Ok((sighting, asked)) => Report::Saw(sighting, asked, prober.amiss()),
+            Err(problem) => {
+                prober.asked = None;
+                Report::Failed(problem)
             }
-        }
-        if let (Some(session), Some(timeline)) = (&session, core.wanted_history()) {
-            let due = history_failed.is_none_or(|at| at.elapsed() >= HISTORY_RETRY);
-            if due && core.view.load().nodes[node.index].timeline == Some(timeline) {
-                match history(&core, session, timeline).await {
-                    Some(history) => core.learn(|topology, now| topology.learn(history, now)),
-                    None => history_failed = Some(Instant::now()),
-                }
-            }
-        }
+        };
+        let hopeless = matches!(report, Report::Failed(Some(_)));
+        core.learn(&node, report);
+        prober.read_history().await;
         // A kick wakes it earlier; the short rest keeps a flood of kicks from becoming a flood of probes.
-        let rest = core.settings.probe_interval.min(Duration::from_millis(5));
+        let interval = core.settings.probe_interval;
+        let rest = if hopeless {
+            interval.max(PATIENCE)
+        } else {
+            interval.min(Duration::from_millis(5))
+        };
         tokio::time::sleep(rest).await;
-        let _ = timeout(core.settings.probe_interval - rest, node.kick.notified()).await;
+        let _ = timeout(interval.saturating_sub(rest), node.kick.notified()).await;
     }
 }
 
-async fn probe(core: &Core, node: &Arc<Node>, session: &mut Option<Session>) -> Option<Sighting> {
-    if session
-        .as_ref()
-        .is_none_or(|session| session.client.is_closed())
-    {
-        match node.connect().await {
-            Ok(fresh) => *session = Some(fresh),
-            Err(error) => {
-                tracing::debug!(node = &*node.name, %error, "probe cannot connect");
-                return None;
+impl Prober<'_> {
+    /// What the node is and when it was asked, or what is wrong with it where that can be told.
+    async fn ask(&mut self) -> Result<(Sighting, Instant), Option<Problem>> {
+        let closed = |asked: &Asked| asked.session.client.is_closed();
+        if self.asked.as_ref().is_none_or(closed) {
+            self.asked = None;
+            let session = self.node.connect().await.map_err(|error| {
+                tracing::debug!(node = &*self.node.name, %error, "probe cannot connect");
+                Problem::of_connect(&error)
+            })?;
+            self.asked = Some(self.greet(session).await?);
+        }
+        let Some(mut asked) = self.asked.take() else {
+            return Err(None);
+        };
+        if !asked.monitor && asked.greeted.elapsed() >= PATIENCE {
+            asked = self.greet(asked.session).await?;
+        }
+        let sent = Instant::now();
+        let answer = self.query(&asked.session, PROBE).await;
+        let seen = answer.and_then(|answer| sighting(&answer, asked.port));
+        let mut seen = seen.ok_or(None)?;
+        if seen.in_recovery && seen.timeline.is_none() && asked.monitor {
+            // It follows nobody, so nobody names its timeline. Asked after the position, for the same reason as above.
+            let ceiling = self.query(&asked.session, CEILING).await;
+            let ceiling = ceiling.as_deref().and_then(first_row);
+            let ceiling = ceiling.and_then(|row| field(row, 0));
+            seen.timeline = ceiling.filter(|_| ceiling == seen.timeline_floor);
+        }
+        self.asked = Some(asked);
+        Ok((seen, sent))
+    }
+
+    async fn greet(&self, session: Session) -> Result<Asked, Option<Problem>> {
+        let answer = self.query(&session, GREETING).await.ok_or(None)?;
+        let row = first_row(&answer).ok_or(None)?;
+        let version: u32 = field(row, 0).ok_or(None)?;
+        if version < OLDEST {
+            return Err(Some(Problem::TooOld { version }));
+        }
+        Ok(Asked {
+            port: field(row, 1).ok_or(None)?,
+            monitor: field::<u8>(row, 2).ok_or(None)? > 0,
+            greeted: Instant::now(),
+            session,
+        })
+    }
+
+    async fn query(&self, session: &Session, sql: &str) -> Option<Vec<SimpleQueryMessage>> {
+        let limit = self.core.settings.probe_timeout;
+        match timeout(limit, session.client.simple_query(sql)).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(error)) => {
+                tracing::debug!(node = &*self.node.name, %error, "probe failed");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(node = &*self.node.name, ?limit, "probe timed out");
+                None
             }
         }
     }
-    let client = &session.as_ref()?.client;
-    let answer = match timeout(core.settings.probe_timeout, client.simple_query(PROBE)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
-            tracing::debug!(node = &*node.name, %error, "probe failed");
-            return None;
+
+    /// What works, and less well than it could.
+    fn amiss(&self) -> Option<Problem> {
+        if let Some((timeline, _)) = self.no_history {
+            return Some(Problem::NoHistory { timeline });
         }
-        Err(_) => {
-            tracing::debug!(node = &*node.name, "probe timed out");
-            return None;
+        let asked = self.asked.as_ref()?;
+        (!asked.monitor).then_some(Problem::NoMonitorGrant)
+    }
+
+    /// Reads the history of the newest timeline, if that is wanted and this node has it.
+    async fn read_history(&mut self) {
+        let Some(timeline) = self.core.wanted_history() else {
+            self.no_history = None;
+            return;
+        };
+        let Some(asked) = &self.asked else { return };
+        // A file that cannot be read now may be readable later (a grant, a promotion that is not finished).
+        let tried = |(_, at): (u32, Instant)| at.elapsed() < PATIENCE;
+        let here = self.core.view.load().nodes[self.node.index].timeline == Some(timeline);
+        if !here || self.no_history.is_some_and(tried) {
+            return;
         }
-    };
-    let row = first_row(&answer)?;
+        let sql = format!(
+            "SELECT pg_read_file('pg_wal/{timeline:08X}.history', 0, {HISTORY_LIMIT}, true)"
+        );
+        let answer = self.query(&asked.session, &sql).await;
+        let text = answer.as_deref().and_then(first_row);
+        // Of one that is cut short, what it does not name would count as left.
+        let whole = |text: &&str| text.len() < HISTORY_LIMIT;
+        match text.and_then(|row| row.get(0)).filter(whole) {
+            Some(text) => {
+                self.no_history = None;
+                let history = History::parse(timeline, text);
+                self.core.learn(self.node, Report::History(history));
+            }
+            None => self.no_history = Some((timeline, Instant::now())),
+        }
+    }
+}
+
+fn sighting(answer: &[SimpleQueryMessage], port: u16) -> Option<Sighting> {
+    let row = first_row(answer)?;
     let standby = field::<u8>(row, 1)? == 1;
     let own = row.get(5).and_then(|hex| u32::from_str_radix(hex, 16).ok());
     Some(Sighting {
@@ -90,25 +204,8 @@ async fn probe(core: &Core, node: &Arc<Node>, session: &mut Option<Session>) -> 
         // A standby that has not replayed anything yet has no position.
         lsn: field(row, 2).unwrap_or(Lsn(0)),
         received: field(row, 3),
+        receiving: field::<u8>(row, 8).unwrap_or(0) > 0,
         started: field(row, 7)?,
+        port,
     })
-}
-
-async fn history(core: &Core, session: &Session, timeline: u32) -> Option<History> {
-    let sql = format!("SELECT pg_read_file('pg_wal/{timeline:08X}.history', 0, 65536, true)");
-    let answer = timeout(
-        core.settings.probe_timeout,
-        session.client.simple_query(&sql),
-    )
-    .await;
-    match answer {
-        Ok(Ok(rows)) => first_row(&rows)?
-            .get(0)
-            .map(|text| History::parse(timeline, text)),
-        Ok(Err(error)) => {
-            tracing::debug!(timeline, %error, "timeline history cannot be read");
-            None
-        }
-        Err(_) => None,
-    }
 }

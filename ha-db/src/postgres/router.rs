@@ -1,33 +1,21 @@
 //! The router.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use deadpool::managed::{PoolError, Timeouts};
-use ha_core::budget::Budget;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use super::config::{Builder, Settings};
-use super::conn::{Lease, STAND, Stand};
-use super::error::{ConnectError, NoPrimary};
-use super::history::{Cover, survives};
-use super::pool::{CONNECTING, Manager, Node, Object, Pool};
+use super::config::{Builder, ConfigError, NodeConfig, Server, Settings};
+use super::conn::Lease;
+use super::error::ConnectError;
+use super::event::Listeners;
+use super::role::NoPrimary;
+pub(crate) use super::shared::Core;
 use super::status::{NodeStatus, Status};
 use super::token::Token;
-use super::topology::{Rules, Topology, View};
-use super::{Causal, Conn, Consistency, Db, Error, Transaction, TransactionOptions, probe, warm};
-
-/// A token further than this past everything that has been written was not made by this cluster: no server writes 64
-/// GiB between two probes.
-const IMPLAUSIBLE: u64 = 64 << 30;
-
-/// Reserved connections per node: enough for the renewals of many leases, which take a millisecond each.
-const RESERVED: usize = 2;
+use super::{Causal, Conn, Consistency, Db, Error, Transaction, TransactionOptions, warm};
 
 /// Routes to the primary and its replicas. Clones share everything; when the last is dropped, the probes end.
 #[derive(Debug, Clone)]
@@ -36,223 +24,18 @@ pub struct Router {
     _probes: Arc<Probes>,
 }
 
+/// Ends what runs for the router when nobody has it any more.
 #[derive(Debug)]
-struct Probes(Vec<AbortHandle>);
+struct Probes {
+    core: Arc<Core>,
+    warming: AbortHandle,
+}
 
 impl Drop for Probes {
     fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) settings: Settings,
-    pub(crate) nodes: Vec<Arc<Node>>,
-    /// One pool per node and role, each of its role's size. A change of role makes every connection old, so none is missed; and
-    /// deadpool's `resize` does not shrink a pool that has not made all of its connections yet.
-    pools: Vec<Pool>,
-    replica_pools: Vec<Pool>,
-    /// Small ones for work that a full pool must not stop: renewals of leases.
-    reserved: Vec<Pool>,
-    pub(crate) view: Arc<ArcSwap<View>>,
-    pub(crate) runtime: Handle,
-    pub(crate) fallback: Arc<Semaphore>,
-    pub(crate) turn: AtomicUsize,
-    pub(crate) budget: Budget,
-    topology: Mutex<Topology>,
-    changed: watch::Sender<u64>,
-}
-
-impl Core {
-    /// Applies what a probe found, and publishes the conclusions.
-    pub(crate) fn learn(&self, apply: impl FnOnce(&mut Topology, Instant)) {
-        let mut topology = self.topology.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        apply(&mut topology, now);
-        let view = topology.view(now);
-        for (node, seen) in self.nodes.iter().zip(&view.nodes) {
-            if node.generation.swap(seen.generation, Ordering::AcqRel) != seen.generation {
-                for pools in [&self.pools, &self.replica_pools, &self.reserved] {
-                    drop(
-                        pools[node.index]
-                            .retain(|session, _| session.generation >= seen.generation),
-                    );
-                }
-            }
-            node.cut.send_if_modified(|cut| {
-                let more = seen.cut > *cut;
-                *cut = seen.cut.max(*cut);
-                more
-            });
-        }
-        let old = self.view.swap(Arc::new(view));
-        let new = self.view.load();
-        if old.epoch != new.epoch || old.primary.is_ok() != new.primary.is_ok() {
-            let primary = new.primary.ok().map(|index| &*self.nodes[index].name);
-            tracing::info!(
-                epoch = new.epoch,
-                timeline = new.timeline,
-                primary,
-                "primary changed"
-            );
-        }
-        drop(topology);
-        self.changed.send_modify(|version| *version += 1);
-    }
-
-    pub(crate) fn wanted_history(&self) -> Option<u32> {
-        self.topology
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .wanted_history()
-    }
-
-    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    /// Wakes every probe.
-    pub(crate) fn kick(&self) {
-        self.nodes.iter().for_each(|node| node.kick.notify_one());
-    }
-
-    /// A connection of one node, waiting at most `wait` for a free one.
-    pub(crate) async fn checkout(&self, index: usize, wait: Duration) -> Result<Object, Error> {
-        let pools = if self.view.load().primary == Ok(index) {
-            &self.pools
-        } else {
-            &self.replica_pools
-        };
-        self.checkout_of(&pools[index], index, wait).await
-    }
-
-    async fn checkout_of(
-        &self,
-        pool: &Pool,
-        index: usize,
-        wait: Duration,
-    ) -> Result<Object, Error> {
-        let node = || self.nodes[index].name.to_string();
-        let free = Timeouts {
-            wait: Some(Duration::ZERO),
-            create: None,
-            recycle: None,
-        };
-        let got = match pool.timeout_get(&free).await {
-            Err(PoolError::Timeout(_)) if !wait.is_zero() => {
-                match timeout(wait, pool.timeout_get(&Timeouts::default())).await {
-                    Ok(got) => got,
-                    Err(_) => return Err(Error::Pool { node: node() }),
-                }
-            }
-            got => got,
-        };
-        got.map_err(|error| match error {
-            PoolError::Timeout(_) => Error::Pool { node: node() },
-            PoolError::Backend(source) => {
-                self.nodes[index].kick.notify_one();
-                Error::NotSent {
-                    node: node(),
-                    source,
-                }
-            }
-            _ => Error::NotSent {
-                node: node(),
-                source: ConnectError::Closed,
-            },
-        })
-    }
-
-    /// What of `token` still stands, as an error when it does not.
-    pub(crate) fn check(&self, view: &View, token: &Token) -> Result<(), Error> {
-        let Some(ours) = view.system_id else {
-            return Ok(());
-        };
-        if token.system_id() != ours {
-            return Err(Error::ForeignToken {
-                token: token.system_id(),
-                ours,
-            });
-        }
-        for position in [token.written(), token.seen()] {
-            // A newer timeline than ours is news, not nonsense.
-            let known = view.tip.0 > 0 && position.timeline <= view.timeline;
-            if known && position.lsn.0 > view.tip.0.saturating_add(IMPLAUSIBLE) {
-                return Err(Error::ImplausibleToken { position });
-            }
-        }
-        let written = token.written();
-        match survives(written, view.timeline, view.history.as_deref()) {
-            Cover::Lost(lsn) => Err(Error::Lost {
-                written,
-                switch: super::Position {
-                    timeline: view.timeline,
-                    lsn,
-                },
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Where the primary stands, unless `instead_of` is the primary.
-    pub(crate) async fn ask_primary(&self, instead_of: usize) -> Option<Stand> {
-        let primary = self.view.load().primary.ok();
-        let primary = primary.filter(|primary| *primary != instead_of)?;
-        let object = self.checkout(primary, Duration::ZERO).await.ok()?;
-        let answer = object.client.simple_query(STAND).await.ok()?;
-        Stand::read(&answer, None)
-    }
-
-    /// A connection to the primary, waiting for one until `write_wait` has passed.
-    pub(crate) async fn primary(&self, needed_timeline: u32) -> Result<(usize, Object), Error> {
-        self.primary_on(false, needed_timeline).await
-    }
-
-    /// As [`Core::primary`], on a reserved connection if `reserved`.
-    pub(crate) async fn primary_on(
-        &self,
-        reserved: bool,
-        needed_timeline: u32,
-    ) -> Result<(usize, Object), Error> {
-        let pools = if reserved {
-            &self.reserved
-        } else {
-            &self.pools
-        };
-        let limit = self.settings.write_wait;
-        let end = tokio::time::Instant::now() + limit;
-        let mut changes = self.subscribe();
-        let mut last: Option<Error> = None;
-        loop {
-            changes.mark_unchanged();
-            let view = self.view.load_full();
-            let reason = match view.primary {
-                Ok(index) if view.timeline >= needed_timeline => {
-                    let left = end.saturating_duration_since(tokio::time::Instant::now());
-                    let wait = self.settings.pool_wait.min(left);
-                    match timeout(left, self.checkout_of(&pools[index], index, wait)).await {
-                        Ok(Ok(object)) => return Ok((index, object)),
-                        Ok(Err(full @ Error::Pool { .. })) => return Err(full),
-                        Ok(Err(error)) => last = Some(error),
-                        Err(_) => {}
-                    }
-                    NoPrimary::NotFound
-                }
-                Ok(_) => NoPrimary::StaleForToken,
-                Err(reason) => reason,
-            };
-            self.kick();
-            if tokio::time::timeout_at(end, changes.changed())
-                .await
-                .is_err()
-            {
-                return Err(last.unwrap_or(Error::NoPrimary {
-                    waited: limit,
-                    reason,
-                }));
-            }
-        }
+        self.warming.abort();
+        let members = self.core.state().members.clone();
+        members.iter().flatten().for_each(|member| member.stop());
     }
 }
 
@@ -264,82 +47,60 @@ impl Router {
     }
 
     pub(crate) fn start(
-        nodes: Vec<(String, tokio_postgres::Config)>,
+        nodes: Vec<NodeConfig>,
         settings: Settings,
+        listeners: Listeners,
         runtime: Handle,
-    ) -> Self {
-        let rules = Rules {
-            max_lag: settings.max_lag,
-            readmit_after: settings.readmit_after,
-            cut_after: settings.cut_after,
-            system_id: settings.system_id,
-        };
-        let topology = Topology::new(nodes.len(), rules);
-        let view = Arc::new(ArcSwap::from_pointee(topology.view(Instant::now())));
-        let single = nodes.len() == 1;
-        let half = if single {
-            settings.pool_size
-        } else {
-            settings.pool_size.div_ceil(2)
-        };
-        let nodes: Vec<Arc<Node>> = nodes
-            .into_iter()
-            .enumerate()
-            .map(|(index, (name, config))| {
-                Arc::new(Node {
-                    index,
-                    name: name.into(),
-                    config,
-                    connect_timeout: settings.connect_timeout,
-                    #[cfg(feature = "tls")]
-                    tls: settings.tls.clone(),
-                    connecting: Semaphore::new(CONNECTING),
-                    kick: Notify::new(),
-                    generation: 0.into(),
-                    cut: watch::Sender::new(0),
-                })
-            })
-            .collect();
-        let pools = |size: usize| -> Vec<Pool> {
-            let pools = nodes.iter().map(|node| {
-                let manager = Manager {
-                    node: Arc::clone(node),
-                    view: Arc::clone(&view),
-                };
-                let pool = Pool::builder(manager).max_size(size).build();
-                pool.unwrap_or_else(|_| unreachable!("without timeouts a pool needs no runtime"))
-            });
-            pools.collect()
-        };
-        let replicas = settings.replica_pool_size.unwrap_or(settings.pool_size);
-        let (replica_pools, reserved) = (pools(replicas), pools(RESERVED));
-        let pools = pools(settings.pool_size);
-        let core = Arc::new(Core {
-            pools,
-            replica_pools,
-            reserved,
-            fallback: Arc::new(Semaphore::new(settings.fallback_reads.unwrap_or(half))),
-            view,
-            runtime: runtime.clone(),
-            turn: AtomicUsize::new(0),
-            budget: Budget::new(settings.retry_budget, Instant::now())
-                .unwrap_or_else(|_| unreachable!("the builder has checked it")),
-            settings,
-            topology: Mutex::new(topology),
-            changed: watch::Sender::new(0),
-            nodes,
-        });
-        let probes = core.nodes.iter().map(|node| {
-            runtime
-                .spawn(probe::run(Arc::clone(&core), Arc::clone(node)))
-                .abort_handle()
-        });
-        let warming = runtime.spawn(warm::run(Arc::clone(&core))).abort_handle();
-        let probes = Arc::new(Probes(probes.chain([warming]).collect()));
-        Self {
+    ) -> Result<Self, ConfigError> {
+        let core = Arc::new(Core::new(settings, listeners, runtime));
+        let warming = core.runtime.spawn(warm::run(Arc::clone(&core)));
+        let router = Self {
+            _probes: Arc::new(Probes {
+                core: Arc::clone(&core),
+                warming: warming.abort_handle(),
+            }),
             core,
-            _probes: probes,
-        }
+        };
+        nodes
+            .into_iter()
+            .try_for_each(|node| router.core.add(node))?;
+        Ok(router)
+    }
+
+    /// Adds a node to those given to the builder, with its locality where it has one. It is asked what it is at once, and used
+    /// as soon as it has answered.
+    ///
+    /// # Errors
+    /// [`ConfigError`] as from [`Builder::build`]; nothing was changed.
+    pub fn add_node(
+        &self,
+        name: impl Into<String>,
+        conninfo: impl AsRef<str>,
+        locality: Option<&str>,
+    ) -> Result<(), ConfigError> {
+        let locality = locality.map(str::to_owned);
+        let server = Server::Conninfo(conninfo.as_ref().to_owned());
+        let config = NodeConfig::new(name.into(), &server, locality, &self.core.settings)?;
+        self.core.add(config)
+    }
+
+    /// Takes a node out. It gets nothing more, what is lent on it may end in peace, and nothing that it said counts any longer:
+    /// also not that it tied with another for the role of the primary.
+    ///
+    /// # Errors
+    /// [`ConfigError::UnknownNode`].
+    pub fn remove_node(&self, name: &str) -> Result<(), ConfigError> {
+        let unknown = || ConfigError::UnknownNode {
+            name: name.to_owned(),
+        };
+        self.core.remove(name).ok_or_else(unknown)
+    }
+
+    /// Has every node asked now instead of with its next turn. The router does so by itself when a connection breaks, a write
+    /// meets a read-only server, or a token tells of a newer timeline; call it when you have learnt of a change by another
+    /// way, such as the callback of a cluster manager.
+    pub fn probe_now(&self) {
+        self.core.kick();
     }
 
     /// A connection for a read that may see any state of the past: a replica within `max_lag`, else the primary.
@@ -410,24 +171,27 @@ impl Router {
     #[must_use]
     pub fn status(&self) -> Status {
         let view = self.core.view.load();
-        let nodes = self.core.nodes.iter().zip(&view.nodes);
+        let name = |index| view.node(index).map(|node| node.name.to_string());
+        let nodes = view.members.iter().zip(&view.nodes).zip(&view.problems);
         Status {
             epoch: view.epoch,
             system_id: view.system_id,
-            primary: view
-                .primary
-                .ok()
-                .map(|index| self.core.nodes[index].name.to_string()),
+            primary: view.primary.ok().and_then(name),
             no_primary: view.primary.err(),
             nodes: nodes
-                .map(|(node, seen)| NodeStatus {
-                    name: node.name.to_string(),
-                    role: seen.role,
-                    reachable: seen.reachable,
-                    timeline: seen.timeline,
-                    lsn: seen.lsn,
-                    lag: seen.lag,
-                    ejected: seen.ejected,
+                .filter_map(|((member, seen), problem)| {
+                    let node = &member.as_ref()?.node;
+                    Some(NodeStatus {
+                        name: node.name.to_string(),
+                        role: seen.role,
+                        reachable: seen.reachable,
+                        timeline: seen.timeline,
+                        lsn: seen.lsn,
+                        lag: seen.lag,
+                        ejected: seen.ejected,
+                        in_use: node.in_use(),
+                        problem: problem.clone(),
+                    })
                 })
                 .collect(),
         }
@@ -442,8 +206,9 @@ impl Router {
     /// # Cancel safety
     /// It has no effect.
     pub async fn try_node(&self, name: &str) -> Result<(), ConnectError> {
-        let node = self.core.nodes.iter().find(|node| &*node.name == name);
-        let Some(node) = node else {
+        let view = self.core.view.load_full();
+        let mut nodes = view.present().map(|(node, _)| node);
+        let Some(node) = nodes.find(|node| &*node.name == name) else {
             return Err(ConnectError::Unnamed {
                 name: name.to_owned(),
             });

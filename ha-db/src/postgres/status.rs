@@ -4,30 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::error::NoPrimary;
 use super::lsn::Lsn;
-
-/// What a node is, as far as this router may use it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Role {
-    /// Takes writes.
-    Primary,
-    /// A standby that may serve reads.
-    Replica,
-    /// Accepts writes on a timeline that has been left, or shares the newest with another: gets nothing.
-    StalePrimary,
-    /// A standby that went past the point where the primary's timeline left its own: its rows may be phantoms, it gets nothing.
-    Diverged,
-    /// A standby of which it cannot be told whether it has diverged: gets nothing. Grant `pg_monitor` to the user,
-    /// and `EXECUTE` on `pg_read_file(text, bigint, bigint, boolean)`.
-    Unproven,
-    /// Belongs to another database cluster: gets nothing.
-    Foreign,
-    /// Did not answer the last probe, or has not answered any.
-    Unreachable,
-}
+use super::problem::Problem;
+use super::role::{NoPrimary, Role};
 
 /// A snapshot of the router's knowledge.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,6 +41,10 @@ pub struct NodeStatus {
     pub lag: Option<Duration>,
     /// Whether a standby is left out of reads because it is, or lately was, too far behind.
     pub ejected: bool,
+    /// Connections that are lent now.
+    pub in_use: usize,
+    /// What an operator should mend.
+    pub problem: Option<Problem>,
 }
 
 fn as_millis<S: serde::Serializer>(

@@ -5,19 +5,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ha_core::sign::{KeyRing, TAG_LEN};
 
 use super::lsn::{Lsn, Position};
+pub(crate) use crate::routing::read::Known;
 
 const DOMAIN: &str = "ha-db.postgres.token.v1";
-const BODY_LEN: usize = 8 + 2 * (4 + 8) + 1;
-
-/// How much of what a client did lies at a known position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Known {
-    All,
-    /// A commit whose answer never came does not. It was promised to nobody, so the primary is preferred, not required.
-    Acknowledged,
-    /// An acknowledged write does not: only the primary is known to show it.
-    Part,
-}
+/// The first byte of every token: what follows is read by it.
+const VERSION: u8 = 1;
+const BODY_LEN: usize = 1 + 8 + 2 * (4 + 8) + 1;
 
 /// Proof of how far a client is: what it has written, and how far it has read.
 ///
@@ -48,7 +41,7 @@ pub struct Token {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The text is not a token: wrong alphabet, length or version.
+    /// The text is not a token: wrong alphabet or length.
     #[error("text of {len} bytes is not a token")]
     Malformed {
         /// Bytes in the text.
@@ -57,6 +50,12 @@ pub enum TokenError {
     /// The text has a token's form, but no key of the ring signed it.
     #[error("token is not signed by any of our keys")]
     BadSignature,
+    /// One of our keys signed it, for a version of this crate that writes tokens in another way.
+    #[error("token of version {version}, this is version {VERSION}")]
+    Version {
+        /// The version that it says.
+        version: u8,
+    },
 }
 
 impl Token {
@@ -154,6 +153,7 @@ impl Token {
     #[must_use]
     pub fn sign(&self, keys: &KeyRing) -> String {
         let mut bytes = Vec::with_capacity(BODY_LEN + TAG_LEN);
+        bytes.push(VERSION);
         bytes.extend_from_slice(&self.system_id.to_be_bytes());
         for position in [self.written, self.seen] {
             bytes.extend_from_slice(&position.timeline.to_be_bytes());
@@ -187,6 +187,10 @@ impl Token {
             head.iter()
                 .fold(0u64, |sum, byte| sum << 8 | u64::from(*byte))
         };
+        let version = take(1) as u8;
+        if version != VERSION {
+            return Err(TokenError::Version { version });
+        }
         let system_id = take(8);
         let mut position = || Position {
             timeline: take(4) as u32,
@@ -238,6 +242,36 @@ mod tests {
         assert_eq!(
             Token::verify("nonsense", &keys(2)),
             Err(TokenError::Malformed { len: 8 })
+        );
+    }
+
+    #[test]
+    fn a_token_of_another_version_is_told_from_a_forged_one() {
+        let text = Token::new(42, 3, Lsn(1)).sign(&keys(1));
+        assert_eq!(text.len(), 88);
+        let mut bytes = URL_SAFE_NO_PAD.decode(text).unwrap();
+        bytes[0] = VERSION + 1;
+        let tag = keys(1).sign(DOMAIN, &bytes[..BODY_LEN]);
+        bytes[BODY_LEN..].copy_from_slice(&tag);
+        let newer = URL_SAFE_NO_PAD.encode(&bytes);
+        let version = VERSION + 1;
+        assert_eq!(
+            Token::verify(&newer, &keys(1)),
+            Err(TokenError::Version { version })
+        );
+        assert_eq!(
+            Token::verify(&newer, &keys(2)),
+            Err(TokenError::BadSignature)
+        );
+    }
+
+    #[test]
+    fn ten_megabytes_are_refused_by_their_length() {
+        let len = 10 << 20;
+        let text = "A".repeat(len);
+        assert_eq!(
+            Token::verify(&text, &keys(1)),
+            Err(TokenError::Malformed { len })
         );
     }
 

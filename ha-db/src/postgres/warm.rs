@@ -22,14 +22,14 @@ pub(crate) async fn run(core: Arc<Core>) {
             tokio::time::sleep(Duration::from_micros(fastrand::u64(0..=spread))).await;
             let mut held = Vec::new();
             while held.len() < core.settings.warm {
-                match core.checkout(index, Duration::ZERO).await {
+                match core.checkout(&view, index, Duration::ZERO).await {
                     Ok(object) => held.push(object),
                     // It is in use already, or the node has changed again.
                     Err(_) => break,
                 }
             }
             tracing::debug!(
-                node = &*core.nodes[index].name,
+                node = view.node(index).map(|node| &*node.name),
                 connections = held.len(),
                 "warmed up"
             );

@@ -2,21 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use ha_db::postgres::{Causal, Consistency, Db, Error, Lsn, Role, Router, Token};
+use ha_db::postgres::{Causal, Consistency, Error, Lsn, Role, Router, Token};
 use ha_testbed::postgres::{Cluster, Postgres};
 
-use crate::support::{DEADLINE, all_in_use, builder, eventually};
-
-async fn prepared(bed: ha_testbed::postgres::Builder, replicas: usize) -> Cluster {
-    let cluster = bed.replicas(replicas).start().await.unwrap();
-    let client = cluster.nodes[0].client().await.unwrap();
-    client
-        .batch_execute("CREATE TABLE note (id bigint PRIMARY KEY)")
-        .await
-        .unwrap();
-    cluster.wait_caught_up(0, DEADLINE).await.unwrap();
-    cluster
-}
+use crate::support::{DEADLINE, all_in_use, builder, eventually, prepared, sees, write};
 
 async fn start(replicas: usize) -> (Cluster, Router) {
     let cluster = prepared(Postgres::primary(), replicas).await;
@@ -24,19 +13,6 @@ async fn start(replicas: usize) -> (Cluster, Router) {
     router.wait_primary(DEADLINE).await.unwrap();
     all_in_use(&router, replicas).await;
     (cluster, router)
-}
-
-async fn write(db: &Db, id: i64) {
-    let tx = db.transaction().await.unwrap();
-    tx.execute("INSERT INTO note VALUES ($1)", &[&id])
-        .await
-        .unwrap();
-    tx.commit().await.unwrap();
-}
-
-async fn sees(client: &tokio_postgres::Client, id: i64) -> Result<bool, tokio_postgres::Error> {
-    let sql = "SELECT count(*) = 1 FROM note WHERE id = $1";
-    Ok(client.query_one(sql, &[&id]).await?.get(0))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use ha_core::sign::{Key, KeyRing};
-use ha_db::postgres::{Builder, Error, NodeStatus, Role, Router};
+use ha_db::postgres::{Builder, Db, Error, NodeStatus, Role, Router};
 use ha_testbed::postgres::Cluster;
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
@@ -17,6 +17,34 @@ pub(crate) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) 
         assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A cluster with an empty table of notes on all nodes.
+pub(crate) async fn prepared(bed: ha_testbed::postgres::Builder, replicas: usize) -> Cluster {
+    let cluster = bed.replicas(replicas).start().await.unwrap();
+    let client = cluster.nodes[0].client().await.unwrap();
+    client
+        .batch_execute("CREATE TABLE note (id bigint PRIMARY KEY)")
+        .await
+        .unwrap();
+    cluster.wait_caught_up(0, DEADLINE).await.unwrap();
+    cluster
+}
+
+pub(crate) async fn write(db: &Db, id: i64) {
+    let tx = db.transaction().await.unwrap();
+    tx.execute("INSERT INTO note VALUES ($1)", &[&id])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+pub(crate) async fn sees(
+    client: &tokio_postgres::Client,
+    id: i64,
+) -> Result<bool, tokio_postgres::Error> {
+    let sql = "SELECT count(*) = 1 FROM note WHERE id = $1";
+    Ok(client.query_one(sql, &[&id]).await?.get(0))
 }
 
 /// A builder that knows every node of the cluster by its own name.

@@ -14,8 +14,8 @@ pub(crate) struct History {
 pub(crate) enum Cover {
     Yes,
     NotYet,
-    /// The log was cut before the position.
-    Lost(Lsn),
+    /// The log was cut before the position; this is the end of what was kept.
+    Lost(Position),
     /// The history between the two timelines is not known.
     Unprovable,
 }
@@ -40,6 +40,16 @@ impl History {
             .find(|(left, _)| *left == timeline)
             .map(|(_, lsn)| *lsn)
     }
+
+    /// The end of what was kept of the timelines before `timeline`.
+    fn last_before(&self, timeline: u32) -> Position {
+        let before = self.switches.iter().filter(|(left, _)| *left < timeline);
+        let last = before.max_by_key(|(left, _)| *left);
+        last.map_or_else(Position::default, |(timeline, lsn)| Position {
+            timeline: *timeline,
+            lsn: *lsn,
+        })
+    }
 }
 
 /// Whether a node that has replayed `at` shows `need`. `history` is that of the newest timeline.
@@ -63,13 +73,21 @@ pub(crate) fn survives(need: Position, timeline: u32, history: Option<&History>)
     if need.timeline >= timeline || need == Position::default() {
         return Cover::Yes;
     }
-    match history
-        .filter(|history| history.timeline >= timeline)
-        .and_then(|history| history.switch_of(need.timeline))
-    {
-        Some(switch) if need.lsn > switch => Cover::Lost(switch),
+    let knows = |history: &&History| {
+        history.timeline == timeline
+            || (history.timeline > timeline && history.switch_of(timeline).is_some())
+    };
+    let Some(history) = history.filter(knows) else {
+        return Cover::Unprovable;
+    };
+    match history.switch_of(need.timeline) {
+        Some(lsn) if need.lsn > lsn => Cover::Lost(Position {
+            timeline: need.timeline,
+            lsn,
+        }),
         Some(_) => Cover::Yes,
-        None => Cover::Unprovable,
+        // A history names all on the way: this one was left as a whole.
+        None => Cover::Lost(history.last_before(need.timeline)),
     }
 }
 
@@ -92,9 +110,9 @@ mod tests {
             (at(3, 300), at(3, 300), Cover::Yes),
             (at(3, 301), at(3, 300), Cover::NotYet),
             (at(1, 100), at(3, 300), Cover::Yes),
-            (at(1, 101), at(3, 300), Cover::Lost(Lsn(100))),
+            (at(1, 101), at(3, 300), Cover::Lost(at(1, 100))),
             (at(2, 150), at(3, 140), Cover::NotYet),
-            (at(2, 201), at(3, 900), Cover::Lost(Lsn(200))),
+            (at(2, 201), at(3, 900), Cover::Lost(at(2, 200))),
             (at(4, 1), at(3, 900), Cover::NotYet),
             (at(0, 0), at(3, 0), Cover::Yes),
         ];
@@ -107,6 +125,21 @@ mod tests {
         }
         // What comparing positions alone would say about the lost one.
         assert!(at(3, 300).lsn >= at(1, 101).lsn);
+    }
+
+    #[test]
+    fn a_timeline_that_was_left_as_a_whole_is_lost_to_where_the_two_parted() {
+        let history = History::parse(4, "1\t0/64\tx\n3\t0/C8\tx\n");
+        let left = at(2, 120);
+        assert_eq!(
+            covers(left, at(4, 900), Some(&history)),
+            Cover::Lost(at(1, 100))
+        );
+        // Nor does it tell where the one that was left had parted from others.
+        assert_eq!(
+            covers(at(1, 50), at(2, 120), Some(&history)),
+            Cover::Unprovable
+        );
     }
 
     #[test]

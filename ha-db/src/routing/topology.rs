@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::error::NoPrimary;
 use super::history::{Cover, History, survives};
 use super::lag::{Gate, Ring};
 use super::lsn::{Lsn, Position};
-use super::status::Role;
+use super::role::{NoPrimary, Role};
+use super::view::{NodeView, View};
 
 /// One answered probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +22,19 @@ pub(crate) struct Sighting {
     /// Flushed by a primary, replayed by a standby.
     pub(crate) lsn: Lsn,
     pub(crate) received: Option<Lsn>,
-    /// When the postmaster started, in microseconds since 1970.
+    /// Whether a standby receives from anybody.
+    pub(crate) receiving: bool,
+    /// When the server started, in microseconds since 1970, by its own clock: a name of this life.
     pub(crate) started: i64,
+    /// With `started`, what tells one server from another, whatever address leads to it.
+    pub(crate) port: u16,
+}
+
+impl Sighting {
+    fn same_server(&self, other: &Self) -> bool {
+        let identity = |seen: &Self| (seen.system_id, seen.started, seen.port);
+        identity(self) == identity(other)
+    }
 }
 
 /// How the rules are set.
@@ -46,6 +57,9 @@ enum Class {
 
 #[derive(Debug)]
 struct Node {
+    /// Not removed.
+    present: bool,
+    near: bool,
     last: Option<Sighting>,
     reported: bool,
     reachable: bool,
@@ -55,6 +69,10 @@ struct Node {
     timeline_limit: Lsn,
     proof: Arc<AtomicU64>,
     gate: Gate,
+    /// The timeline on which it was seen to take writes together with another.
+    tied: Option<u32>,
+    /// A standby that was on the timeline of a tie: nobody can tell which of the two it followed, in this life of it.
+    doubtful: bool,
     class: Class,
     generation: u64,
     cut: u64,
@@ -63,8 +81,10 @@ struct Node {
 }
 
 impl Node {
-    fn new() -> Self {
+    fn new(near: bool) -> Self {
         Self {
+            present: true,
+            near,
             last: None,
             reported: false,
             reachable: false,
@@ -73,6 +93,8 @@ impl Node {
             timeline_limit: Lsn(0),
             proof: Arc::default(),
             gate: Gate::default(),
+            tied: None,
+            doubtful: false,
             class: Class::Unknown,
             generation: 0,
             cut: 0,
@@ -96,51 +118,11 @@ pub(crate) struct Topology {
     primary: Result<usize, NoPrimary>,
 }
 
-/// What routing looks at: a snapshot.
-#[derive(Debug, Clone)]
-pub(crate) struct View {
-    pub(crate) epoch: u64,
-    pub(crate) system_id: Option<u64>,
-    pub(crate) timeline: u32,
-    pub(crate) history: Option<Arc<History>>,
-    /// The newest position that a primary was seen to have flushed.
-    pub(crate) tip: Lsn,
-    pub(crate) primary: Result<usize, NoPrimary>,
-    pub(crate) nodes: Vec<NodeView>,
-}
-
-/// One node of a [`View`].
-#[derive(Debug, Clone)]
-pub(crate) struct NodeView {
-    pub(crate) role: Role,
-    pub(crate) reachable: bool,
-    pub(crate) generation: u64,
-    /// Connections of generations below this one must end now.
-    pub(crate) cut: u64,
-    pub(crate) timeline: Option<u32>,
-    pub(crate) lsn: Option<Lsn>,
-    pub(crate) started: Option<i64>,
-    /// The newest known replayed position; shared by all snapshots of one life on one timeline.
-    pub(crate) proof: Arc<AtomicU64>,
-    pub(crate) ejected: bool,
-    pub(crate) lag: Option<Duration>,
-    /// When the node certainly had everything.
-    pub(crate) fresh_at: Option<Instant>,
-}
-
-impl NodeView {
-    /// What the node is known to have replayed.
-    pub(crate) fn replayed(&self) -> Option<Position> {
-        let lsn = Lsn(self.proof.load(Ordering::Acquire));
-        self.timeline.map(|timeline| Position { timeline, lsn })
-    }
-}
-
 impl Topology {
-    pub(crate) fn new(nodes: usize, rules: Rules) -> Self {
+    pub(crate) fn new(rules: Rules) -> Self {
         Self {
             rules,
-            nodes: std::iter::repeat_with(Node::new).take(nodes).collect(),
+            nodes: Vec::new(),
             system_id: rules.system_id,
             timeline: 0,
             history: None,
@@ -152,8 +134,43 @@ impl Topology {
         }
     }
 
-    /// A probe was answered.
-    pub(crate) fn saw(&mut self, index: usize, sighting: Sighting, now: Instant) {
+    /// A node joins the set, in the place of one that was removed or in a new one. `near` ones are preferred for reads.
+    pub(crate) fn add(&mut self, near: bool, reuse: impl Fn(usize) -> bool) -> usize {
+        let free = (0..self.nodes.len()).find(|index| !self.nodes[*index].present && reuse(*index));
+        let node = Node::new(near);
+        match free {
+            Some(index) => {
+                // What was lent on the one before it must not count as lent on this one.
+                let generation = self.nodes[index].generation + 1;
+                self.nodes[index] = Node { generation, ..node };
+                index
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() - 1
+            }
+        }
+    }
+
+    /// A node leaves the set. What is in use on it may end in peace.
+    pub(crate) fn remove(&mut self, index: usize, now: Instant) {
+        let node = &mut self.nodes[index];
+        let (generation, cut) = (node.generation + 1, node.cut);
+        *node = Node {
+            present: false,
+            reported: true,
+            generation,
+            cut,
+            ..Node::new(false)
+        };
+        if self.elected.is_some_and(|(elected, _)| elected == index) {
+            self.elected = None;
+        }
+        self.settle(now);
+    }
+
+    /// A probe that was sent at `asked` was answered.
+    pub(crate) fn saw(&mut self, index: usize, sighting: Sighting, asked: Instant, now: Instant) {
         let newest = self.timeline;
         let node = &mut self.nodes[index];
         let same_life = node.last.is_some_and(|last| {
@@ -169,6 +186,10 @@ impl Topology {
             node.timeline = None;
             node.class = Class::Unknown;
             node.gate = Gate::default();
+            node.doubtful = false;
+        }
+        if sighting.in_recovery || sighting.timeline != node.tied {
+            node.tied = None;
         }
         let before = node.timeline;
         (node.reported, node.reachable, node.unreachable_since) = (true, true, None);
@@ -190,10 +211,11 @@ impl Topology {
         }
         node.proof.fetch_max(lsn.0, Ordering::AcqRel);
         node.last = Some(Sighting { lsn, ..sighting });
-        self.settle(now);
+        self.settle(asked);
         if self.primary == Ok(index) {
             self.tip = self.tip.max(lsn);
-            self.ring.push(lsn, now);
+            // It was written before it was told, and how long the answer took must not make a replica look fresher.
+            self.ring.push(lsn, asked);
         }
         self.update_gate(index, now);
     }
@@ -242,7 +264,7 @@ impl Topology {
     }
 
     /// Draws the conclusions.
-    fn settle(&mut self, now: Instant) {
+    fn settle(&mut self, at: Instant) {
         self.adopt_system_id();
         let ours = self.system_id;
         let newest = self
@@ -257,13 +279,40 @@ impl Topology {
             self.history = None;
         }
         self.primary = self.elect();
+        if let (Err(NoPrimary::Tie), Some((elected, timeline))) = (self.primary, self.elected) {
+            let node = &mut self.nodes[elected];
+            let writes = node.last.is_some_and(|last| !last.in_recovery);
+            if timeline == self.timeline && node.timeline == Some(timeline) && writes {
+                node.tied = Some(timeline);
+            }
+        }
+        for node in &mut self.nodes {
+            match self.primary {
+                Err(NoPrimary::Tie) if contends(node, ours, self.timeline) => {
+                    node.tied = Some(self.timeline);
+                }
+                Err(NoPrimary::Tie) => {
+                    node.doubtful |= node.timeline == Some(self.timeline)
+                        && node.last.is_some_and(|last| last.in_recovery);
+                }
+                Err(_) => {}
+                Ok(_) => node.tied = None,
+            }
+        }
         if let Ok(index) = self.primary {
             let elected = (index, self.timeline);
             if self.elected != Some(elected) {
+                if self
+                    .elected
+                    .is_some_and(|(_, timeline)| timeline == self.timeline)
+                {
+                    // Another one on the same timeline: its positions may be of another branch.
+                    self.ring = Ring::default();
+                }
                 if let Some(last) = self.nodes[index].last {
                     self.tip = last.lsn;
                     self.ring.cut(last.lsn);
-                    self.ring.push(last.lsn, now);
+                    self.ring.push(last.lsn, at);
                 }
                 self.elected = Some(elected);
                 self.epoch += 1;
@@ -287,9 +336,10 @@ impl Topology {
         let Some(best) = ids().max_by_key(|id| votes(*id)) else {
             return;
         };
-        let all_reported = self.nodes.iter().all(|node| node.reported);
+        let present = || self.nodes.iter().filter(|node| node.present);
+        let all_reported = present().all(|node| node.reported);
         let undisputed = ids().all(|id| id == best || votes(id) < votes(best));
-        if votes(best) * 2 > self.nodes.len() || (all_reported && undisputed) {
+        if votes(best) * 2 > present().count() || (all_reported && undisputed) {
             self.system_id = Some(best);
         }
     }
@@ -308,21 +358,48 @@ impl Topology {
                 NoPrimary::NothingKnown
             });
         };
-        let mut candidates = self.nodes.iter().enumerate().filter(|(_, node)| {
-            node.reachable
-                && node.timeline == Some(self.timeline)
-                && node
-                    .last
-                    .is_some_and(|last| !last.in_recovery && last.system_id == ours)
+        let mut candidates = (0..self.nodes.len()).filter(|index| {
+            contends(&self.nodes[*index], Some(ours), self.timeline)
+                && self.same_as(*index).is_none()
         });
         match (candidates.next(), candidates.next()) {
-            (Some((index, _)), None) => Ok(index),
+            (Some(index), None) if self.has_silent_rival(index) || self.is_behind_log(index) => {
+                Err(NoPrimary::Tie)
+            }
+            (Some(index), None) => Ok(index),
             (Some(_), Some(_)) => Err(NoPrimary::Tie),
             (None, _) if self.nodes.iter().all(|node| node.last.is_none()) => {
                 Err(NoPrimary::NothingKnown)
             }
             (None, _) => Err(NoPrimary::NotFound),
         }
+    }
+
+    /// Whether another has tied with this one and has only become unreachable since: it may still take writes.
+    fn has_silent_rival(&self, index: usize) -> bool {
+        self.nodes.iter().any(|rival| {
+            let same = (rival.last.zip(self.nodes[index].last))
+                .is_some_and(|(rival, own)| rival.same_server(&own));
+            !rival.reachable && rival.tied == Some(self.timeline) && !same
+        })
+    }
+
+    /// Whether it stands before what another one had written on this timeline: then it writes another branch of it.
+    fn is_behind_log(&self, index: usize) -> bool {
+        let last = self.nodes[index].last;
+        self.elected.is_some_and(|(elected, timeline)| {
+            elected != index
+                && timeline == self.timeline
+                && last.is_some_and(|last| last.lsn < self.tip)
+        })
+    }
+
+    /// The first reachable node that leads to the same server.
+    fn same_as(&self, index: usize) -> Option<usize> {
+        let own = self.nodes[index].last?;
+        self.nodes[..index].iter().position(|other| {
+            other.reachable && other.last.is_some_and(|other| other.same_server(&own))
+        })
     }
 
     fn role(&self, index: usize) -> Role {
@@ -332,6 +409,9 @@ impl Topology {
         };
         if self.system_id != Some(last.system_id) {
             return Role::Foreign;
+        }
+        if self.same_as(index).is_some() {
+            return Role::Duplicate;
         }
         if !last.in_recovery {
             return if self.primary == Ok(index) {
@@ -343,10 +423,14 @@ impl Topology {
         let Some(timeline) = node.timeline else {
             return Role::Unproven;
         };
-        let at = Position {
-            timeline,
-            lsn: last.lsn,
-        };
+        if node.doubtful {
+            return Role::Unproven;
+        }
+        // What it has received it will show, before the next probe tells.
+        let lsn = last
+            .received
+            .map_or(last.lsn, |received| received.max(last.lsn));
+        let at = Position { timeline, lsn };
         match survives(at, self.timeline, self.history.as_deref()) {
             Cover::Yes | Cover::NotYet => Role::Replica,
             Cover::Lost(_) => Role::Diverged,
@@ -389,11 +473,17 @@ impl Topology {
             NodeView {
                 role: self.role(index),
                 reachable: node.reachable,
+                near: node.near,
                 generation: node.generation,
                 cut: node.cut,
                 timeline: node.timeline,
+                timeline_limit: node.timeline_limit,
                 lsn: node.last.map(|last| last.lsn),
                 started: node.last.map(|last| last.started),
+                system_id: node.last.map(|last| last.system_id),
+                cut_off: node.reachable && standby.is_some_and(|last| !last.receiving),
+                doubtful: node.doubtful,
+                same_as: self.same_as(index).filter(|_| node.reachable),
                 proof: Arc::clone(&node.proof),
                 ejected: standby.is_some()
                     && (node.gate.is_ejected() || lag.is_none_or(|lag| lag > self.rules.max_lag)),
@@ -411,6 +501,12 @@ impl Topology {
             nodes: nodes.collect(),
         }
     }
+}
+
+/// Whether a node can be seen to take writes on this timeline of this cluster.
+fn contends(node: &Node, system_id: Option<u64>, timeline: u32) -> bool {
+    let takes_writes = |last: Sighting| !last.in_recovery && Some(last.system_id) == system_id;
+    node.reachable && node.timeline == Some(timeline) && node.last.is_some_and(takes_writes)
 }
 
 #[cfg(test)]
