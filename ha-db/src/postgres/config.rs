@@ -273,6 +273,26 @@ impl Builder {
 
     /// Calls `listener` with every change, in order, after it has taken effect. It runs on the task of a probe: let it be quick,
     /// and hand work on; up to 1,024 events wait for it, and those beyond are counted in [`Event::Missed`].
+    ///
+    /// ```no_run
+    /// use ha_db::postgres::{Event, Router};
+    ///
+    /// # async fn run() -> Result<(), ha_db::postgres::ConfigError> {
+    /// let router = Router::builder()
+    ///     .node("a", "host=10.0.0.1 dbname=app user=app")
+    ///     .node("b", "host=10.0.0.2 dbname=app user=app")
+    ///     .locality("a", "eu-1")
+    ///     .locality("b", "eu-2")
+    ///     .local("eu-2")
+    ///     .on_event(|event| {
+    ///         if let Event::ProblemFound { node, problem } = event {
+    ///             eprintln!("{node}: {problem}. {}", problem.remedy());
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// router.add_node("c", "host=10.0.0.3 dbname=app user=app", Some("eu-2"))?;
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn on_event(mut self, listener: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.listeners.0.push(Arc::new(listener));
