@@ -42,7 +42,8 @@ fn conninfo(port: u16, rest: &str) -> String {
 /// Signing in by SCRAM takes thousands of hashes, which a busy machine and a build without optimization make seconds of.
 fn patient(builder: Builder) -> Builder {
     let limit = Duration::from_secs(20);
-    builder.connect_timeout(limit).probe_timeout(limit)
+    let builder = builder.connect_timeout(limit).probe_timeout(limit);
+    builder.write_wait(DEADLINE).pool_wait(DEADLINE)
 }
 
 fn problem(router: &Router, name: &str) -> Option<Problem> {
@@ -96,7 +97,8 @@ async fn every_wrong_setting_is_told_by_node_with_a_remedy_and_the_rest_works() 
         .await;
         let found =
             |event: &Event| matches!(event, Event::ProblemFound { node, .. } if **node == *name);
-        assert!(told.lock().unwrap().iter().any(found), "{name}");
+        // The listener is called after the change has taken effect.
+        eventually(name, async || told.lock().unwrap().iter().any(found)).await;
     }
     let db = router.db(Causal::default());
     for id in 0..20 {
@@ -122,7 +124,10 @@ async fn every_wrong_setting_is_told_by_node_with_a_remedy_and_the_rest_works() 
         .await;
     }
     let solved = |event: &Event| matches!(event, Event::ProblemSolved { .. });
-    assert!(told.lock().unwrap().iter().any(solved));
+    eventually("it is told as solved", async || {
+        told.lock().unwrap().iter().any(solved)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,7 +169,10 @@ async fn without_the_grant_to_read_histories_old_tokens_go_to_the_primary_and_ar
         written: 1,
         timeline: 2,
     };
-    assert!(told.lock().unwrap().contains(&unprovable));
+    eventually("it is told", async || {
+        told.lock().unwrap().contains(&unprovable)
+    })
+    .await;
     drop(conn);
     let admin = cluster.nodes[1].client().await.unwrap();
     let grant = "GRANT EXECUTE ON FUNCTION pg_read_file(text, bigint, bigint, boolean) TO app";
