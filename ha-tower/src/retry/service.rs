@@ -31,7 +31,7 @@ impl<S> Retry<S> {
 impl<S, B, R> Service<Request<B>> for Retry<S>
 where
     S: Service<Request<Replay<B>>, Response = Response<R>> + Clone,
-    S::Error: Error + 'static,
+    S::Error: Error + 'static, // of a BoxError, map_err(retry::Boxed::from) makes one
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
     R: Body<Data = Bytes> + Unpin,
