@@ -1,13 +1,12 @@
 //! The background task: a connection of its own to whichever node is the primary.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::backoff::Backoff;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_postgres::{AsyncMessage, Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client};
 
 use super::outbox::{Event, Missed, Outbox};
 use crate::postgres::{ConnectError, Router};
@@ -86,23 +85,21 @@ async fn listen(
     channels: &[String],
     outbox: &Arc<Outbox>,
 ) -> Result<Listening, ConnectError> {
-    let node = &router.core.nodes[index];
+    let view = router.core.view.load_full();
+    let node = view.node(index).ok_or(ConnectError::Changed)?;
     let limit = node.connect_timeout;
     let late = |_| ConnectError::Timeout { limit };
-    let (client, mut connection) = timeout(limit, node.config.connect(NoTls))
-        .await
-        .map_err(late)??;
     let heard = Arc::clone(outbox);
-    let driver = tokio::spawn(async move {
-        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(note) = message {
-                heard.push(Event::Notification {
-                    channel: note.channel().to_owned(),
-                    payload: note.payload().to_owned(),
-                });
-            }
+    let opening = node.open(move |message| {
+        if let AsyncMessage::Notification(note) = message {
+            heard.push(Event::Notification {
+                channel: note.channel().to_owned(),
+                payload: note.payload().to_owned(),
+            });
         }
     });
+    let (client, driver) = timeout(limit, opening).await.map_err(late)??;
+    let driver = tokio::spawn(driver);
     let listening = Listening {
         client,
         driver: driver.abort_handle(),

@@ -1,6 +1,6 @@
 //! Connections of one node: made, checked and cut by deadlines and generations of ours.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow,
+};
 
 use super::error::ConnectError;
 use super::shared::Snapshot;
@@ -64,7 +67,22 @@ pub(crate) struct Life {
     pub(crate) checkpointer: i64,
 }
 
-type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn drive<S, T>(
+    mut connection: Connection<S, T>,
+    mut heard: impl FnMut(AsyncMessage) + Send + 'static,
+) -> Driver
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Box::pin(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            heard(message);
+        }
+    })
+}
 
 impl Drop for Session {
     fn drop(&mut self) {
@@ -78,7 +96,7 @@ impl Node {
     pub(crate) async fn connect(self: &Arc<Self>) -> Result<Session, ConnectError> {
         let limit = self.connect_timeout;
         let generation = self.generation.load(Ordering::Acquire);
-        let (client, connection) = timeout(limit, self.open())
+        let (client, connection) = timeout(limit, self.open(drop))
             .await
             .map_err(|_| ConnectError::Timeout { limit })??;
         let node = Arc::clone(self);
@@ -101,26 +119,19 @@ impl Node {
         })
     }
 
-    #[cfg(feature = "tls")]
-    async fn open(&self) -> Result<(Client, Driver), ConnectError> {
-        match &self.tls {
-            Some(tls) => {
-                let connected = self.config.connect(super::tls::connector(tls)).await;
-                let (client, connection) = connected.map_err(super::tls::classify)?;
-                Ok((client, Box::pin(async move { drop(connection.await) })))
-            }
-            None => self.open_plain().await,
+    /// A connection outside of the pools. `heard` gets what the server says by itself; who runs the driver owns the socket.
+    pub(crate) async fn open(
+        &self,
+        heard: impl FnMut(AsyncMessage) + Send + 'static,
+    ) -> Result<(Client, Driver), ConnectError> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            let connected = self.config.connect(super::tls::connector(tls)).await;
+            let (client, connection) = connected.map_err(super::tls::classify)?;
+            return Ok((client, drive(connection, heard)));
         }
-    }
-
-    #[cfg(not(feature = "tls"))]
-    async fn open(&self) -> Result<(Client, Driver), ConnectError> {
-        self.open_plain().await
-    }
-
-    async fn open_plain(&self) -> Result<(Client, Driver), ConnectError> {
         let (client, connection) = self.config.connect(NoTls).await?;
-        Ok((client, Box::pin(async move { drop(connection.await) })))
+        Ok((client, drive(connection, heard)))
     }
 
     pub(crate) async fn cancel_by_protocol(&self, session: &Session) {
