@@ -2,6 +2,7 @@
 
 use super::conn::Lease;
 use super::lsn::Position;
+use super::pool::Object;
 use super::{Causal, Conn, Error, Router, Token, Transaction, TransactionOptions};
 
 /// A router as one client sees it: reads show what the client has written. Clones share the client's context.
@@ -9,6 +10,15 @@ use super::{Causal, Conn, Error, Router, Token, Transaction, TransactionOptions}
 pub struct Db {
     pub(super) router: Router,
     pub(super) causal: Causal,
+}
+
+/// A token that holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Admitted {
+    /// None when there is nothing to keep.
+    pub(crate) token: Option<Token>,
+    /// The newest one known when it was judged. A newer one may not have kept what the token stands for.
+    pub(crate) timeline: u32,
 }
 
 impl Db {
@@ -44,9 +54,7 @@ impl Db {
         if let Some(unit) = self.causal.unit() {
             return unit.lock().await.map(Conn::of_unit);
         }
-        let token = self.admit().await?;
-        let needed = token.map_or(0, |token| token.need().timeline);
-        let (index, object) = self.router.core.primary(needed).await?;
+        let (index, object) = self.primary(false).await?;
         Ok(Conn::pooled(Lease::new(
             &self.router,
             index,
@@ -81,15 +89,29 @@ impl Db {
         if let Some(unit) = self.causal.unit() {
             return Transaction::nested(unit.lock().await?).await;
         }
-        self.admit().await?;
         Transaction::begin(&self.router, Some(&self.causal), &options).await
+    }
+
+    /// The primary, once it is known to keep what this client wrote.
+    ///
+    /// The wait for it may end with a promotion that has cut off the client's last write. A token that was judged before the wait says
+    /// nothing of that, and the next write would take the place of the lost one in it.
+    pub(crate) async fn primary(&self, reserved: bool) -> Result<(usize, Object), Error> {
+        loop {
+            let Admitted { token, timeline } = self.admit().await?;
+            let needed = token.map_or(0, |token| token.need().timeline);
+            let (index, object, of) = self.router.core.primary(reserved, needed).await?;
+            if token.is_none() || of == timeline {
+                return Ok((index, object));
+            }
+        }
     }
 
     /// Checks the client's token against what is known. One that says nothing about this cluster is replaced, a lost write is
     /// reported once.
-    pub(crate) async fn admit(&self) -> Result<Option<Token>, Error> {
+    pub(crate) async fn admit(&self) -> Result<Admitted, Error> {
         let Some(token) = self.causal.token() else {
-            return Ok(None);
+            return Ok(Admitted::default());
         };
         // Not before it can be told whether a write of an earlier timeline has survived: a write of a newer one would take its place
         // in the token, and its loss would never be reported.
@@ -107,11 +129,14 @@ impl Db {
             Token::at(view.system_id.unwrap_or(0), written, tip)
         };
         match self.router.core.check(&view, &token) {
-            Ok(()) => Ok(Some(token)),
+            Ok(()) => Ok(Admitted {
+                token: Some(token),
+                timeline: view.timeline,
+            }),
             Err(error @ (Error::ForeignToken { .. } | Error::ImplausibleToken { .. })) => {
                 tracing::warn!(%error, "token ignored");
                 self.causal.replace(here(Position::default()));
-                Ok(None)
+                Ok(Admitted::default())
             }
             Err(error) => {
                 // What it wrote before may be lost in its turn.

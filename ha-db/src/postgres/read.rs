@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::causal::Served;
 use super::conn::{Lease, STAND, Stand};
+use super::db::Admitted;
 use super::history::{Cover, covers};
 use super::lsn::Position;
 use super::pool::Object;
@@ -55,7 +56,7 @@ impl Db {
             return unit.lock().await.map(Conn::of_unit);
         }
         let settled = self.causal.settle_writes().await;
-        let token = self.admit().await?;
+        let Admitted { token, timeline } = self.admit().await?;
         let known = if settled {
             token.map_or(Known::All, |token| token.known())
         } else {
@@ -68,10 +69,10 @@ impl Db {
             return Ok(conn);
         }
         if way == Way::PrimaryOnly {
-            let (index, object) = self.router.core.primary(self.need().timeline).await?;
+            let (index, object) = self.primary(false).await?;
             return Ok(self.lend(index, object, None, "primary"));
         }
-        self.fall_back(consistency).await
+        self.fall_back(consistency, timeline).await
     }
 
     /// What a replica must have replayed for this client.
@@ -185,15 +186,21 @@ impl Db {
         Some(object)
     }
 
-    /// No replica will do: the primary, or whichever of the nodes comes to be able to serve this until `write_wait` has passed.
-    async fn fall_back(&self, consistency: Consistency) -> Result<Conn, Error> {
+    /// No replica will do: the primary, or whichever of the nodes comes to be able to serve this until `write_wait` has passed. The
+    /// token was judged while `judged` was the newest timeline.
+    async fn fall_back(&self, consistency: Consistency, judged: u32) -> Result<Conn, Error> {
         let core = &self.router.core;
         let end = tokio::time::Instant::now() + core.settings.write_wait;
         let mut changes = core.subscribe();
         let mut last = Error::NoReplica;
+        let mut judged = judged;
         loop {
             changes.mark_unchanged();
             let view = core.view.load_full();
+            if view.timeline != judged {
+                // What the wait has brought may not have kept what this client wrote.
+                judged = self.admit().await?.timeline;
+            }
             match view.primary {
                 Ok(index) if view.timeline >= self.need().timeline => {
                     // A primary alone is where reads belong.

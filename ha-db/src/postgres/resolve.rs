@@ -158,7 +158,7 @@ impl Router {
         const TIMELINE: &str =
             "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
         let core = &self.core;
-        let (index, object) = core.primary(doubt.mark.timeline).await?;
+        let (index, object, _) = core.primary(false, doubt.mark.timeline).await?;
         let life = object.life;
         let lease = Lease::new(self, index, object, None, false);
         let limit = core.settings.connect_timeout;

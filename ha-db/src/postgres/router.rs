@@ -124,7 +124,7 @@ impl Router {
     /// # Cancel safety
     /// As [`Router::read`].
     pub async fn write(&self) -> Result<Conn, Error> {
-        let (index, object) = self.core.primary(0).await?;
+        let (index, object, _) = self.core.primary(false, 0).await?;
         Ok(Conn::pooled(Lease::new(self, index, object, None, true)))
     }
 

@@ -338,17 +338,13 @@ impl Core {
         Stand::read(&answer, None)
     }
 
-    /// A connection to the primary, waiting for one until `write_wait` has passed.
-    pub(crate) async fn primary(&self, needed_timeline: u32) -> Result<(usize, Object), Error> {
-        self.primary_on(false, needed_timeline).await
-    }
-
-    /// As [`Core::primary`], on a reserved connection if `reserved`.
-    pub(crate) async fn primary_on(
+    /// A connection to the primary, a reserved one if `reserved`, and the timeline that it is the primary of. Waits until `write_wait`
+    /// has passed.
+    pub(crate) async fn primary(
         &self,
         reserved: bool,
         needed_timeline: u32,
-    ) -> Result<(usize, Object), Error> {
+    ) -> Result<(usize, Object, u32), Error> {
         let limit = self.settings.write_wait;
         let end = tokio::time::Instant::now() + limit;
         let mut changes = self.subscribe();
@@ -361,7 +357,7 @@ impl Core {
                     let left = end.saturating_duration_since(tokio::time::Instant::now());
                     let wait = self.settings.pool_wait.min(left);
                     match timeout(left, self.checkout_of(&view, index, wait, reserved)).await {
-                        Ok(Ok(object)) => return Ok((index, object)),
+                        Ok(Ok(object)) => return Ok((index, object, view.timeline)),
                         Ok(Err(full @ Error::Pool { .. })) => return Err(full),
                         Ok(Err(error)) => last = Some(error),
                         Err(_) => {}

@@ -49,11 +49,9 @@ pub(crate) async fn begin(
     let core = &router.core;
     let limit = core.settings.write_wait;
     let end = tokio::time::Instant::now() + limit;
-    let needed = causal
-        .and_then(Causal::token)
-        .map_or(0, |token| token.need().timeline);
+    let db = router.db(causal.cloned().unwrap_or_default());
     loop {
-        let (index, object) = core.primary_on(options.is_reserved(), needed).await?;
+        let (index, object) = db.primary(options.is_reserved()).await?;
         let mut lease = Lease::new(router, index, object, causal.cloned(), true);
         lease.begun();
         let begun = timeout(

@@ -53,7 +53,6 @@ impl Unit {
     /// # Cancel safety
     /// Nothing is begun.
     pub async fn begin(router: &Router, causal: &Causal) -> Result<Self, Error> {
-        router.db(causal.clone()).admit().await?;
         let lease = begin(router, Some(causal), &TransactionOptions::default()).await?;
         let shared = Arc::new(Shared {
             lease: Arc::new(Mutex::new(Some(lease))),

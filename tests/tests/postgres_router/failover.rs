@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::poll;
 use ha_db::postgres::{Causal, Consistency, Error, Lsn, Role, Router, Token};
 use ha_testbed::postgres::{Cluster, Postgres};
 
-use crate::support::{DEADLINE, all_in_use, builder, eventually, prepared, sees, write};
+use crate::support::{DEADLINE, all_in_use, builder, eventually, prepared, sees, started, write};
 
 async fn start(replicas: usize) -> (Cluster, Router) {
     let cluster = prepared(Postgres::primary(), replicas).await;
@@ -273,4 +274,56 @@ async fn a_synchronous_commit_is_not_reported_lost_because_of_others_unreplicate
     router.check(&token).unwrap();
     let conn = router.db(Causal::new(Some(token))).read().await.unwrap();
     assert!(sees(&conn, 1).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_primary_is_told_of_a_write_that_the_new_one_has_not_kept() {
+    let cluster = prepared(Postgres::primary(), 1).await;
+    let router = started(builder(&cluster).write_wait(DEADLINE)).await;
+    all_in_use(&router, 1).await;
+    cluster.nodes[1].freeze().unwrap();
+    let clients = [(); 3].map(|()| router.db(Causal::default()));
+    for (db, id) in clients.iter().zip(0..) {
+        write(db, id).await;
+        // All that it did is in its token.
+        db.token().await.unwrap();
+    }
+    // Killed before it can read on: what is in the sockets' buffers must not reach it.
+    cluster.nodes[1].kill().await.unwrap();
+    cluster.nodes[0].kill().await.unwrap();
+    cluster.nodes[1].start().await.unwrap();
+    eventually("the replica is seen, and no primary", async || {
+        let status = router.status();
+        status.primary.is_none() && status.nodes[1].role == Role::Replica
+    })
+    .await;
+    let [first, second, third] = &clients;
+    let transaction = async { first.transaction().await.map(drop) };
+    let write = async { second.write().await.map(drop) };
+    let read = async { third.read().await.map(drop) };
+    tokio::pin!(transaction, write, read);
+    assert!(poll!(&mut transaction).is_pending());
+    assert!(poll!(&mut write).is_pending());
+    assert!(poll!(&mut read).is_pending());
+    cluster.promote(1).await.unwrap();
+    let (transaction, write, read) = tokio::join!(transaction, write, read);
+    for (what, outcome) in [
+        ("transaction", transaction),
+        ("write", write),
+        ("read", read),
+    ] {
+        assert!(
+            matches!(outcome, Err(Error::Lost { .. })),
+            "{what}: {outcome:?}"
+        );
+    }
+    // The control: who shows no token is let through, and the writes are gone.
+    let conn = router.write().await.unwrap();
+    for id in 0..3 {
+        assert!(!sees(&conn, id).await.unwrap());
+    }
+    // Told once.
+    for db in &clients {
+        drop(db.transaction().await.unwrap());
+    }
 }
