@@ -169,7 +169,8 @@ impl managed::Manager for Manager {
         let _turn = turn
             .map_err(|_| ConnectError::Timeout { limit })?
             .map_err(|_| ConnectError::Closed)?;
-        let mut session = self.node.connect().await?;
+        // Boxed, or everybody's futures would be as deep as a handshake, and the compiler has a limit.
+        let mut session = Box::pin(self.node.connect()).await?;
         let answer = timeout(limit, session.client.simple_query(WHO))
             .await
             .map_err(|_| ConnectError::Timeout { limit })??;
