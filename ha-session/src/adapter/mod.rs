@@ -1,4 +1,4 @@
-//! [`TowerSessions`]: a [`Store`] behind the `SessionStore` trait of tower-sessions, so that an app, or axum-login, that stands on
+//! [`TowerSessions`]: a [`Store`](crate::Store) behind the `SessionStore` trait of tower-sessions, so that an app, or axum-login, that stands on
 //! tower-sessions gets most of what this crate promises without another handler API.
 //!
 //! # What it brings
@@ -7,7 +7,7 @@
 //! - "The store cannot say" is an error, not "no session".
 //! - The store sees a hash of the id only.
 //! - A save without changes writes nothing before a tenth of the idle window has passed.
-//! - Whatever the [`Store`] does about failovers and outages.
+//! - Whatever the [`Store`](crate::Store) does about failovers and outages.
 //!
 //! # What the trait cannot carry
 //! - *Atomic rotation.* tower-sessions' `cycle_id` deletes the old id and then creates the new one. A crash in between, or a store

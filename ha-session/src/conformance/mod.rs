@@ -1,7 +1,7 @@
 //! Whether a store keeps the contract of [`Store`]: the laws, each as a check that any store can run, also one of your own.
 //!
 //! A store that passes merges what concurrent requests write, never brings back what ended, rotates an id once, keeps both
-//! limits of an [`Expiry`](crate::Expiry) on its own clock, refuses what is too large and what conflicts, and does a commit
+//! limits of an [`Expiry`] on its own clock, refuses what is too large and what conflicts, and does a commit
 //! whose caller went away as a whole or not at all. The first law compares it with [`MemoryStore`](crate::MemoryStore) over random
 //! steps, printed with their seed.
 //!
