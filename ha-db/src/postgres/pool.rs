@@ -1,5 +1,6 @@
 //! Connections of one node: made, checked and cut by deadlines and generations of ours.
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -149,10 +150,18 @@ pub(crate) type Pool = managed::Pool<Manager>;
 pub(crate) type Object = managed::Object<Manager>;
 
 /// Makes and checks pooled connections.
-#[derive(Debug)]
 pub(crate) struct Manager {
     pub(crate) node: Arc<Node>,
     pub(crate) view: Arc<ArcSwap<Snapshot>>,
+}
+
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the view, which has the pools, and with them this, in it.
+        f.debug_struct("Manager")
+            .field("node", &self.node.name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl managed::Manager for Manager {
