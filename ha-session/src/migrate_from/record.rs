@@ -24,6 +24,7 @@ pub(crate) struct Import {
 }
 
 /// How tower-sessions writes an id.
+#[cfg(any(feature = "tower-sessions-014", feature = "tower-sessions-015", test))]
 pub(crate) fn text(id: i128) -> String {
     URL_SAFE_NO_PAD.encode(id.to_le_bytes())
 }

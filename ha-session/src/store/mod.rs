@@ -69,7 +69,7 @@ impl Gone {
 
 impl Gone {
     /// Whether this is the last word wherever it is seen: what else may be the state of before.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    #[cfg(feature = "postgres")]
     pub(crate) fn is_final(&self) -> bool {
         matches!(self.ending, Ending::Destroyed | Ending::Rotated)
     }
