@@ -11,6 +11,7 @@
 pub mod backoff;
 pub mod breaker;
 pub mod budget;
+pub mod condition;
 pub mod config;
 pub mod drain;
 pub mod endpoint;

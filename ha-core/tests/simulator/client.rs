@@ -174,6 +174,12 @@ impl Client {
         Some((found, permit))
     }
 
+    /// Requests in flight there and in all.
+    pub(crate) fn in_flight(&self, i: usize) -> (u32, u32) {
+        let each = self.states.iter().map(|state| state.load.in_flight());
+        (self.states[i].load.in_flight(), each.sum())
+    }
+
     /// Takes the end of a request.
     pub(crate) fn finish(
         &mut self,

@@ -33,6 +33,8 @@ struct Attempt {
     permit: Option<Permit>,
     began: Duration,
     ending: Ending,
+    hash: u64,
+    in_flight: (u32, u32),
 }
 
 /// One run. Time counts from its start.
@@ -159,6 +161,8 @@ impl World {
                 server: None,
                 latency: Duration::ZERO,
                 ok: false,
+                hash,
+                in_flight: (0, 0),
             });
             self.next_of_loop(at + REFUSED_PAUSE);
             return;
@@ -174,6 +178,8 @@ impl World {
             permit,
             began: at,
             ending,
+            hash,
+            in_flight: self.client.in_flight(server),
         };
         self.plan(end, Event::End(attempt));
     }
@@ -186,6 +192,8 @@ impl World {
             server: Some(attempt.server),
             latency,
             ok: attempt.ending == Ending::Reply(crate::server::Reply::Ok),
+            hash: attempt.hash,
+            in_flight: attempt.in_flight,
         });
         let random = self.random.unit();
         let wanted = self.client.finish(

@@ -16,6 +16,7 @@ mod server;
 
 mod ejection;
 mod failures;
+mod hashed;
 mod priorities;
 mod ramp;
 mod shares;

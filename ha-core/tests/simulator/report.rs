@@ -12,6 +12,10 @@ pub(crate) struct Sample {
     pub(crate) server: Option<usize>,
     pub(crate) latency: Duration,
     pub(crate) ok: bool,
+    /// What a hash policy went by.
+    pub(crate) hash: u64,
+    /// Requests in flight there, and in all, when it was sent; itself included.
+    pub(crate) in_flight: (u32, u32),
 }
 
 /// What happened in a run.

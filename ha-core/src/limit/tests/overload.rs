@@ -99,12 +99,11 @@ fn latencies_that_differ_widely_cost_little_throughput() {
 
 #[test]
 fn who_is_let_in_last_first_waits_less_than_who_queues_up() {
-    let p99 = |order| {
+    let p99 = |order, target| {
         let mut guard = guarded(Vegas::default());
-        // A target with room for a difference.
         guard.queue = Some(QueueConfig {
             order,
-            target: 5 * MS,
+            target,
             ..QueueConfig::default()
         });
         let load = Load {
@@ -116,8 +115,11 @@ fn who_is_let_in_last_first_waits_less_than_who_queues_up() {
         assert!(report.of_peak(&load) >= 0.9, "{order:?}");
         report.p99()
     };
-    let (fifo, lifo) = (p99(Order::Fifo), p99(Order::AdaptiveLifo));
-    assert!(lifo + 5 * MS < fifo, "{fifo:?} {lifo:?}");
+    // The longer they may wait, the more it is worth.
+    for (target, gain) in [(QueueConfig::default().target, MS), (5 * MS, 5 * MS)] {
+        let (fifo, lifo) = (p99(Order::Fifo, target), p99(Order::AdaptiveLifo, target));
+        assert!(lifo + gain < fifo, "{target:?}: {fifo:?} {lifo:?}");
+    }
 }
 
 /// All work takes equally long, so that all workers become free in the same moment.
