@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo cluster drill --quick              # at most four minutes
 //! cargo cluster drill --seed 7 --json out.json
+//! cargo cluster drill --quick --only primary-killed
 //! cargo cluster drill --quick --without retry   # shows that the drill can fail
 //! ```
 //!
@@ -55,6 +56,7 @@ use std::time::Instant;
 
 use self::report::Report;
 use self::run::Drill;
+pub use self::schedule::Fault;
 use self::schedule::Pace;
 use crate::chain;
 use crate::cluster::{Cluster, Defence, Options};
@@ -72,6 +74,9 @@ pub struct Args {
     /// Write the result to a file as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Only the phase of this fault; may be repeated [default: all]
+    #[arg(long, value_enum, value_name = "FAULT")]
+    pub only: Vec<Fault>,
     /// Run with a defence switched off, to see the drill fail; may be repeated
     #[arg(long, value_enum, value_name = "DEFENCE")]
     pub without: Vec<Defence>,
@@ -134,7 +139,7 @@ async fn drill(args: &Args, json: Option<File>) -> Result<u8, String> {
         .map_err(|error| format!("the cluster did not start: {}", chain(&error)))?;
     let drill = Drill::new(&cluster, pace);
     let outcome = async {
-        drill.run(seed, &schedule::draw(seed)).await?;
+        drill.run(seed, &schedule::draw(seed, &args.only)).await?;
         drill.truth().await
     };
     let truth = outcome.await.map_err(|error| chain(&error));

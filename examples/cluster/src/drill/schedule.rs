@@ -5,16 +5,24 @@ use std::time::Duration;
 use serde::Serialize;
 
 /// A way to break the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// One app server is killed.
     AppKilled,
+    /// Two of three app servers are killed.
     TwoAppsKilled,
+    /// An app server says that it is not ready, and answers wrongly.
     AppWrong,
+    /// One edge is killed.
     EdgeKilled,
+    /// A PostgreSQL replica is killed, and the other one replays late.
     ReplicaKilled,
+    /// The PostgreSQL primary is killed.
     PrimaryKilled,
+    /// The PostgreSQL primary is frozen, and thawed after the failover.
     PrimaryFrozen,
+    /// The Redis master is killed, with its last writes on no replica.
     RedisMasterKilled,
 }
 
@@ -56,15 +64,17 @@ pub(crate) struct Phase {
     draw: u64,
 }
 
-/// The phases of a drill.
-pub(crate) fn draw(seed: u64) -> Vec<Phase> {
+/// The phases of a drill: all, or those of the faults in `only`, with what the seed decides about them in either case.
+pub(crate) fn draw(seed: u64, only: &[Fault]) -> Vec<Phase> {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut phase = |fault| Phase {
+    let phase = |fault| Phase {
         fault,
         delay: Duration::from_millis(rng.u64(0..1_000)),
         draw: rng.u64(..),
     };
-    Fault::ALL.into_iter().map(&mut phase).collect()
+    let mut phases: Vec<_> = Fault::ALL.into_iter().map(phase).collect();
+    phases.retain(|phase| only.is_empty() || only.contains(&phase.fault));
+    phases
 }
 
 impl Phase {
@@ -125,20 +135,27 @@ mod tests {
 
     #[test]
     fn the_same_seed_draws_the_same_schedule_and_another_seed_another() {
-        assert_eq!(draw(7), draw(7));
-        assert_ne!(draw(7), draw(8));
+        assert_eq!(draw(7, &[]), draw(7, &[]));
+        assert_ne!(draw(7, &[]), draw(8, &[]));
     }
 
     #[test]
     fn every_fault_has_its_phase_in_order() {
-        let faults: Vec<_> = draw(1).iter().map(|phase| phase.fault).collect();
+        let faults: Vec<_> = draw(1, &[]).iter().map(|phase| phase.fault).collect();
         assert_eq!(faults, Fault::ALL);
+    }
+
+    #[test]
+    fn a_phase_alone_is_the_one_that_the_whole_drill_would_have() {
+        let whole = draw(7, &[]);
+        let only = [Fault::RedisMasterKilled, Fault::AppWrong];
+        assert_eq!(draw(7, &only), [whole[2].clone(), whole[7].clone()]);
     }
 
     #[test]
     fn victims_are_distinct_and_do_not_depend_on_the_order_of_the_candidates() {
         for seed in 0..50 {
-            let phase = &draw(seed)[1];
+            let phase = &draw(seed, &[])[1];
             let mut drawn = phase.victims(&names(&["app-1", "app-2", "app-3"]), 2);
             assert_eq!(
                 drawn,
@@ -154,14 +171,17 @@ mod tests {
     fn every_candidate_is_hit_by_some_seed() {
         let candidates = names(&["app-1", "app-2", "app-3"]);
         for candidate in &candidates {
-            let hit = |seed| draw(seed)[0].victims(&candidates, 1) == [candidate.clone()];
+            let hit = |seed| draw(seed, &[])[0].victims(&candidates, 1) == [candidate.clone()];
             assert!((0..50).any(hit), "{candidate} is never hit");
         }
     }
 
     #[test]
     fn a_draw_from_too_few_takes_what_there_is() {
-        assert_eq!(draw(1)[0].victims(&names(&["app-1"]), 2), names(&["app-1"]));
-        assert!(draw(1)[0].victims(&[], 1).is_empty());
+        assert_eq!(
+            draw(1, &[])[0].victims(&names(&["app-1"]), 2),
+            names(&["app-1"])
+        );
+        assert!(draw(1, &[])[0].victims(&[], 1).is_empty());
     }
 }
