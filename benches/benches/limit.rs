@@ -121,6 +121,8 @@ fn limit(criterion: &mut Criterion) {
     one_and_two(&mut group, "adaptive", "ours", layer.layer(Noop));
     let vegas = tower_resilience_adaptive::Vegas::builder()
         .initial_limit(100)
+        // It takes the noise of calls that cost nothing for congestion, and two threads need two places.
+        .min_limit(10)
         .build()
         .unwrap();
     let layer = tower_resilience_adaptive::AdaptiveLimiterLayer::new(vegas);
