@@ -1,4 +1,17 @@
+use std::error::Error;
+
 use crate::body::BoxError;
+
+/// An error that a policy can look into: every [`std::error::Error`]. A [`BoxError`](tower::BoxError) is none; [`Boxed`] makes it one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not tell a retry whether the request was sent",
+    label = "the service inside fails with `{Self}`, which is no `std::error::Error`",
+    note = "of a `BoxError`, as `tower::timeout` and `tower::buffer` fail with, make one it can look into: `.map_err(retry::Boxed::from)` between the retry and that service"
+)]
+pub trait Telling: Error + 'static {}
+
+#[diagnostic::do_not_recommend]
+impl<E: Error + 'static> Telling for E {}
 
 /// A boxed error as an error of its own.
 ///

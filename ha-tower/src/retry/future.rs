@@ -1,4 +1,3 @@
-use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +16,7 @@ use super::hold::{End, Held, STALLS};
 use super::layer::Config;
 use super::policy::{Cause, Judgement, Protocol, Safety, Verdict, judge_error};
 use super::terms::{GaveUp, Granted};
-use super::{Attempts, MARKER, grpc, report};
+use super::{Attempts, MARKER, Telling, grpc, report};
 use crate::body::{BoxError, Buffered, Replay, ReplayHandle};
 use crate::timeout::Deadline;
 
@@ -216,7 +215,7 @@ impl<S, B> Chance<'_, S, B> {
 impl<S, B, R> Future for ResponseFuture<S, B, R>
 where
     S: Service<Request<Replay<B>>, Response = Response<R>>,
-    S::Error: Error + 'static,
+    S::Error: Telling,
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
     R: Body<Data = Bytes> + Unpin,

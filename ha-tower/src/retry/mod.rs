@@ -118,7 +118,7 @@ mod service;
 mod status;
 mod terms;
 
-pub use boxed::Boxed;
+pub use boxed::{Boxed, Telling};
 pub use builder::Builder;
 pub use future::ResponseFuture;
 pub use layer::RetryLayer;

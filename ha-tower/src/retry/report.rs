@@ -9,7 +9,7 @@ use super::terms::GaveUp;
 type Name = Cow<'static, str>;
 
 pub(super) fn waits(name: &Name, made: u32, cause: Cause, wait: Duration) {
-    tracing::debug!(
+    crate::trace::debug!(
         retry = &**name,
         attempts = made,
         cause = of_cause(cause),
@@ -24,12 +24,12 @@ pub(super) fn retried(name: &Name, cause: Cause) {
 
 pub(super) fn gave_up(name: &Name, reason: GaveUp) {
     let reason = of_reason(reason);
-    tracing::debug!(retry = &**name, reason, "attempt failed, no other follows");
+    crate::trace::debug!(retry = &**name, reason, "attempt failed, no other follows");
     count("ha_retry_given_up_total", name, "reason", reason);
 }
 
 pub(super) fn bad_header(name: &Name, header: &'static str) {
-    tracing::debug!(retry = &**name, header, "header makes no sense");
+    crate::trace::debug!(retry = &**name, header, "header makes no sense");
     count("ha_retry_bad_headers_total", name, "header", header);
 }
 

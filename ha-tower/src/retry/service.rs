@@ -1,4 +1,3 @@
-use std::error::Error;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +10,7 @@ use tower_service::Service;
 use super::future::{ResponseFuture, Template};
 use super::layer::Config;
 use super::policy::{Safety, is_copied};
-use super::{MARKER, Override, report};
+use super::{MARKER, Override, Telling, report};
 use crate::body::{BoxError, Buffered, Replay};
 use crate::tried::Tried;
 
@@ -31,7 +30,7 @@ impl<S> Retry<S> {
 impl<S, B, R> Service<Request<B>> for Retry<S>
 where
     S: Service<Request<Replay<B>>, Response = Response<R>> + Clone,
-    S::Error: Error + 'static, // of a BoxError, map_err(retry::Boxed::from) makes one
+    S::Error: Telling,
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
     R: Body<Data = Bytes> + Unpin,
