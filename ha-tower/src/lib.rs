@@ -26,7 +26,7 @@
 //!   promises nothing unless the server keeps its side.
 //! - "Never left" is said by the HTTP client. A server that acted and then reset the connection looks like a failed
 //!   exchange, and for a POST that is an error for the caller to resolve.
-//! - HTTP/2, TLS and upgrades (WebSocket) are not here; put what ends TLS in front.
+//! - Towards clients there is no HTTP/2, no TLS and no upgrade (WebSocket); put what ends TLS in front.
 //!
 //! # An edge in twenty lines
 //!
@@ -73,6 +73,7 @@
 //! |---|---|---|
 //! | `axum` | no | `route::matched`: policies by the template of the axum route |
 //! | `metrics` | no | counters, gauges and histograms of [upstreams](upstream), [balancers](balance), [discovery](discover), [checks](health), [hedges](hedge), [deadlines](timeout) and [retries](retry), through the `metrics` facade |
+//! | `tracing` | no | log events of what changes and of what went wrong, and a debug span `attempt` with the fields `upstream` and `endpoint` around each attempt of an [`Upstream`](upstream::Upstream), through `tracing` |
 //! | `dns` | no | [discovery](discover) by A, AAAA and SRV records, through `hickory-resolver` |
 //! | `file` | no | discovery by a watched TOML or JSON file |
 //! | `http2` | no | HTTP/2 to the endpoints of an [`Upstream`](upstream::Upstream) |
@@ -82,6 +83,7 @@
 //! | `chaos` | no | faults injected on purpose: latency, errors, statuses, cut connections |
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
 pub mod balance;
 pub mod body;
@@ -104,6 +106,9 @@ pub mod tried;
 pub mod upstream;
 
 mod clock;
+// Without the feature, what was made to be told is not used.
 #[cfg(all(test, feature = "metrics"))]
 mod recorded;
 mod task;
+#[cfg_attr(not(feature = "tracing"), allow(unused_imports, unused_macros))]
+mod trace;

@@ -5,7 +5,7 @@
 //! out or is cancelled returns nothing that could carry the name, and passes over the endpoints it finds there while
 //! another one is available.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ha_core::endpoint::EndpointKey;
 
@@ -20,7 +20,14 @@ use ha_core::endpoint::EndpointKey;
 /// assert!(tried.contains(&"app-1".into()));
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Tried(Arc<Mutex<Vec<EndpointKey>>>);
+pub struct Tried(Arc<Keys>);
+
+#[derive(Debug, Default)]
+struct Keys {
+    // Most requests need one attempt, and no lock for it.
+    first: OnceLock<EndpointKey>,
+    further: Mutex<Vec<EndpointKey>>,
+}
 
 impl Tried {
     /// An empty list.
@@ -32,35 +39,48 @@ impl Tried {
     /// Whether an attempt went to this endpoint.
     #[must_use]
     pub fn contains(&self, key: &EndpointKey) -> bool {
-        self.keys().contains(key)
+        match self.0.first.get() {
+            None => false,
+            Some(first) => first == key || self.further().contains(key),
+        }
     }
 
     /// Notes that an attempt goes to this endpoint now. The same endpoint twice is two entries.
     pub fn record(&self, key: EndpointKey) {
-        self.keys().push(key);
+        if let Err(key) = self.0.first.set(key) {
+            self.further().push(key);
+        }
     }
 
     /// How many attempts were noted.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.keys().len()
+        if self.is_empty() {
+            return 0;
+        }
+        1 + self.further().len()
     }
 
     /// Whether no attempt was noted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys().is_empty()
+        self.0.first.get().is_none()
     }
 
     /// The endpoints so far, in the order of the attempts.
     #[must_use]
     pub fn snapshot(&self) -> Vec<EndpointKey> {
-        self.keys().clone()
+        let further = self.further();
+        let first = self.0.first.get().into_iter();
+        first.chain(further.iter()).cloned().collect()
     }
 
     // One request's attempts follow each other, so that this lock is never contended; hedging contends for a push.
-    fn keys(&self) -> std::sync::MutexGuard<'_, Vec<EndpointKey>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn further(&self) -> MutexGuard<'_, Vec<EndpointKey>> {
+        self.0
+            .further
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

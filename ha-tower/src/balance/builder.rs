@@ -198,6 +198,7 @@ impl<S, P> Builder<S, P> {
             load: PeakEwma::new(settings.load, now)?,
             available_at_first: settings.available_at_first,
             lanes: Mutex::default(),
+            departed: Mutex::default(),
             updating: Mutex::default(),
         };
         let (endpoints, services): (Vec<_>, Vec<_>) = self.endpoints.into_iter().unzip();

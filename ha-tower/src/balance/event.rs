@@ -1,4 +1,5 @@
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -94,7 +95,10 @@ impl Listeners {
         #[cfg(feature = "metrics")]
         super::metrics::record(&self.upstream, event);
         for listener in &self.all {
-            (listener.0)(event);
+            // It must take neither the request with it nor the task that told.
+            if catch_unwind(AssertUnwindSafe(|| (listener.0)(event))).is_err() {
+                crate::trace::error!(upstream = %self.upstream, "a listener of balancer events panicked");
+            }
         }
     }
 
@@ -107,28 +111,28 @@ impl Listeners {
                 total,
             } => {
                 let (added, removed) = (added.len(), removed.len());
-                tracing::debug!(upstream, added, removed, total, "balancer updated");
+                crate::trace::debug!(upstream, added, removed, total, "balancer updated");
             }
             Event::Health { endpoint, from, to } => {
-                tracing::debug!(upstream, %endpoint, ?from, ?to, "balancer heard of health");
+                crate::trace::debug!(upstream, %endpoint, ?from, ?to, "balancer heard of health");
             }
             Event::Breaker { endpoint, state } => {
-                tracing::info!(upstream, %endpoint, ?state, "circuit breaker changed");
+                crate::trace::info!(upstream, %endpoint, ?state, "circuit breaker changed");
             }
             Event::Ejected {
                 endpoint,
                 cause,
                 times,
                 ..
-            } => tracing::warn!(upstream, %endpoint, ?cause, times, "endpoint ejected"),
+            } => crate::trace::warn!(upstream, %endpoint, ?cause, times, "endpoint ejected"),
             Event::Returned { endpoint, cause } => {
-                tracing::info!(upstream, %endpoint, ?cause, "endpoint no longer ejected");
+                crate::trace::info!(upstream, %endpoint, ?cause, "endpoint no longer ejected");
             }
             Event::Panic { active } => {
-                tracing::warn!(upstream, active, "panic rule changed");
+                crate::trace::warn!(upstream, active, "panic rule changed");
             }
             Event::LocalRegionUnknown { region } => {
-                tracing::warn!(upstream, %region, "no endpoint in the caller's region");
+                crate::trace::warn!(upstream, %region, "no endpoint in the caller's region");
             }
         }
     }

@@ -19,6 +19,8 @@ pub struct InFlight {
     lane: Option<Arc<Lane>>,
     // How long the head of its answer took, where the breaker counts slow calls.
     took: Option<Duration>,
+    // Of a closed breaker, where the head has not told how it counts.
+    permit: Option<Permit>,
 }
 
 impl std::fmt::Debug for InFlight {
@@ -35,15 +37,17 @@ impl InFlight {
     }
 
     /// The answer has ended, and this is how it counts after a head that was [provisional](Verdict::provisional).
-    pub fn ended(&self, verdict: &Verdict) {
+    pub fn ended(mut self, verdict: &Verdict) {
+        let (permit, took) = (self.permit.take(), self.took);
         let (state, now) = (&*self.state, Moment::default());
         charge(state, verdict, &now);
-        // The permit was given back with the head: an answer that streams for an hour must not keep a probe for itself.
-        if let Some(outcome) = verdict.outcome
-            && let Some(breaker) = state.breaker()
-            && let Ok(permit) = breaker.try_admit_with(|| now.get())
-        {
-            take_outcome(state, permit, outcome, self.took, &now);
+        let (Some(outcome), Some(breaker)) = (verdict.outcome, state.breaker()) else {
+            return;
+        };
+        // That of a probe was given back with the head: an answer that streams for an hour must not keep the place for itself.
+        let again = || breaker.try_admit_with(|| now.get()).ok();
+        if let Some(permit) = permit.or_else(again) {
+            take_outcome(state, permit, outcome, took, &now);
         }
     }
 }
@@ -113,9 +117,9 @@ impl Flight {
     #[inline]
     pub(super) fn finish(&mut self, verdict: &Verdict) -> InFlight {
         // Gone before anything can panic, so that what is left is dropped without asking the breaker again.
-        let permit = self.permit.take();
+        let mut permit = self.permit.take();
         let took = match &self.state {
-            Some(state) => settle_all(state, permit, verdict, self.started),
+            Some(state) => settle_all(state, &mut permit, verdict, self.started),
             None => None,
         };
         let Some(state) = self.state.take() else {
@@ -125,15 +129,17 @@ impl Flight {
             state,
             lane: self.lane.take(),
             took,
+            permit,
         }
     }
 }
 
-/// Tells everybody how it ended, and says how long it took if the breaker wants to hear it again.
+/// Tells everybody how it ended, and says how long it took if the breaker wants to hear it again. The permit stays if it is to
+/// be used then.
 #[inline]
 fn settle_all(
     state: &State,
-    permit: Option<Permit>,
+    permit: &mut Option<Permit>,
     verdict: &Verdict,
     started: Option<Instant>,
 ) -> Option<Duration> {
@@ -146,7 +152,8 @@ fn settle_all(
             took = Some(now.get().saturating_duration_since(started));
         }
     }
-    if let Some(permit) = permit {
+    let kept = |permit: &mut Permit| verdict.provisional && !permit.is_probe();
+    if let Some(permit) = permit.take_if(|permit| !kept(permit)) {
         give_back(state, permit, verdict, took, &now);
     }
     took

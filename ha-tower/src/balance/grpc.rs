@@ -430,4 +430,65 @@ mod tests {
             assert_eq!(any, ejected);
         }
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_began_before_the_breaker_opened_is_no_probe_of_it() {
+        for status in ["0", "14"] {
+            let (ends, end) = tokio::sync::oneshot::channel();
+            let end = std::sync::Mutex::new(Some(end));
+            let bad = head(&[("grpc-status", "14")]);
+            let service = service_fn(move |_: Request<()>| {
+                let old = end.lock().unwrap().take();
+                ready(Ok(match old {
+                    // Its status comes when this test says so.
+                    Some(end) => {
+                        let last = async { Ok(Frame::trailers(end.await.unwrap())) };
+                        Response::new(StreamBody::new(Box::pin(stream::once(last)) as Stream))
+                    }
+                    None => bad.response(),
+                }))
+            });
+            let service = std::sync::Arc::new(std::sync::Mutex::new(service));
+            let service = service_fn(move |request: Request<()>| {
+                tower_service::Service::call(&mut *service.lock().unwrap(), request)
+            });
+            let mut config = breaker::Config::default();
+            config.probes = 1;
+            let failures = config.consecutive_failures;
+            let endpoint: Endpoint = "http://127.0.0.1:1".parse().unwrap();
+            let balance = Balance::builder([(endpoint, Fake::new(service))])
+                .breaker(config)
+                .protocol(Grpc)
+                .build()
+                .unwrap();
+            let call = || balance.clone().oneshot(Request::new(()));
+            let (_, state) = balance.states().remove(0);
+            let breaker = state.breaker().unwrap();
+
+            let old = call().await.unwrap().into_body();
+            for _ in 0..failures {
+                drop(call().await.unwrap());
+            }
+            let wait = breaker.open_for(clock::now()).unwrap();
+            tokio::time::advance(wait).await;
+            assert_eq!(breaker.state(clock::now()), breaker::State::HalfOpen);
+
+            ends.send(
+                [("grpc-status".parse().unwrap(), status.parse().unwrap())]
+                    .into_iter()
+                    .collect(),
+            )
+            .unwrap();
+            old.collect().await.unwrap();
+            assert_eq!(
+                breaker.state(clock::now()),
+                breaker::State::HalfOpen,
+                "{status}"
+            );
+            assert!(
+                breaker.would_admit(clock::now()),
+                "the place of a probe is free"
+            );
+        }
+    }
 }

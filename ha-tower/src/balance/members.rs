@@ -49,23 +49,25 @@ impl<S> Shared<S> {
     }
 
     pub(super) fn is_panicking(&self) -> bool {
-        let members = self.members.load();
-        self.look(&members, &Moment::default());
-        members.fleet.is_panicking()
+        self.look(&Moment::default());
+        self.members.load().fleet.is_panicking()
     }
 
     #[inline]
-    fn look(&self, members: &Members<S>, now: &Moment) {
-        self.changes.look(
-            now,
-            |at| members.fleet.refresh(at),
-            || self.tell_panic(members),
-        );
+    fn look(&self, now: &Moment) {
+        self.changes
+            .look(now, |at| self.refresh(at), || self.tell_panic());
+    }
+
+    /// Not the set that the caller goes by: the mark that brought it here may be of a newer one, and nobody marks that again.
+    #[cold]
+    fn refresh(&self, at: Instant) -> Option<Instant> {
+        self.members.load().fleet.refresh(at)
     }
 
     #[cold]
-    fn tell_panic(&self, members: &Members<S>) {
-        let active = members.fleet.is_panicking();
+    fn tell_panic(&self) {
+        let active = self.members.load().fleet.is_panicking();
         if self.panic.swap(active, Ordering::Relaxed) != active {
             self.changes.tell(|| Event::Panic { active });
         }
@@ -81,9 +83,8 @@ impl<S> Shared<S> {
     ) -> Option<(&'a Group, Choice)> {
         for _ in 0..LOOKS {
             let now = Moment::default();
-            self.changes
-                .look_surely(now.get(), |at| members.fleet.refresh(at));
-            self.tell_panic(members);
+            self.changes.look_surely(now.get(), |at| self.refresh(at));
+            self.tell_panic();
             let picked = members.fleet.pick(ask, &now, slot);
             if picked.is_some() || !self.changes.is_dirty() {
                 return picked;
@@ -101,7 +102,7 @@ impl<S> Shared<S> {
         now: &Moment,
         slot: &mut Slot,
     ) -> Option<(&'a Group, Choice)> {
-        self.look(members, now);
+        self.look(now);
         let picked = members.fleet.pick(ask, now, slot);
         picked.or_else(|| self.pick_surely(members, ask, slot))
     }

@@ -1,6 +1,6 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll};
 
 use ha_core::breaker;
@@ -40,6 +40,8 @@ pub(super) struct Control {
     pub(super) load: PeakEwma,
     pub(super) available_at_first: bool,
     pub(super) lanes: Mutex<Lanes>,
+    // What was learned of those that have left the set and still have requests in flight.
+    pub(super) departed: Mutex<HashMap<EndpointKey, Weak<State>>>,
     pub(super) updating: Mutex<()>,
 }
 
@@ -71,7 +73,10 @@ impl Control {
             }
             let state = match known.get(&endpoint.key) {
                 Some(member) => member.state.clone(),
-                None => self.state(&endpoint.key, changes, known.is_empty())?,
+                None => match self.departed(&endpoint.key) {
+                    Some(state) => state,
+                    None => self.state(&endpoint.key, changes, known.is_empty())?,
+                },
             };
             if let Some(service) = service(i, &endpoint) {
                 list.push(Member {
@@ -83,6 +88,21 @@ impl Control {
         }
         let fleet = self.fleet(&list)?;
         Ok(Members { list, fleet })
+    }
+
+    fn departed(&self, key: &EndpointKey) -> Option<Arc<State>> {
+        lock(&self.departed).get(key)?.upgrade()
+    }
+
+    fn remember_departed<S>(&self, old: &Members<S>, new: &Members<S>) {
+        let present: HashSet<_> = new.list.iter().map(|m| &m.endpoint.key).collect();
+        let mut departed = lock(&self.departed);
+        for member in &old.list {
+            if !present.contains(&member.endpoint.key) {
+                departed.insert(member.endpoint.key.clone(), Arc::downgrade(&member.state));
+            }
+        }
+        departed.retain(|key, state| !present.contains(key) && state.strong_count() > 0);
     }
 
     fn fleet<S>(&self, list: &[Member<S>]) -> Result<Fleet, ConfigError> {
@@ -156,7 +176,8 @@ impl Control {
 
 impl<S: Clone, P> Balance<S, P> {
     /// Replaces the set of endpoints. `service` is called for those that are new or have moved to another address; the
-    /// others keep their service, and every key that was known keeps its state. Requests in flight finish.
+    /// others keep their service, and every key that was known keeps its state, one that left and comes back while it has requests
+    /// in flight included. Requests in flight finish.
     ///
     /// # Errors
     /// `endpoint.key` when a key is there twice, and `maglev.table_size` when a Maglev table is too small for so many. Nothing has
@@ -167,7 +188,7 @@ impl<S: Clone, P> Balance<S, P> {
         mut service: impl FnMut(&Endpoint) -> S,
     ) -> Result<(), ConfigError> {
         let shared = &*self.shared;
-        let _one_at_a_time = lock(&shared.control.updating);
+        let one_at_a_time = lock(&shared.control.updating);
         let old = shared.members.load_full();
         let known: Known<'_, S> = old.list.iter().map(|m| (&m.endpoint.key, m)).collect();
         let endpoints = endpoints.into_iter().collect();
@@ -181,10 +202,13 @@ impl<S: Clone, P> Balance<S, P> {
                     Some(same.map_or_else(|| service(endpoint), |m| m.service.clone()))
                 })?;
         shared.changes.watch(members.list.iter().map(|m| &m.state));
+        shared.control.remember_departed(&old, &members);
         let event = updated(&old, &members);
         let unknown = shared.control.unknown_region(&members);
         shared.members.store(Arc::new(members));
         shared.changes.mark();
+        // Whoever hears of it may change the set again.
+        drop(one_at_a_time);
         shared.changes.tell(|| event);
         if let Some(event) = unknown {
             shared.changes.tell(|| event);
@@ -293,7 +317,7 @@ where
 
     #[inline]
     fn call(&mut self, request: R) -> ResponseFuture<S, R, P> {
-        let members = self.shared.members.load();
+        let mut members = self.shared.members.load();
         let tried = self.protocol.tried(&request);
         let key = self.shared.control.policy.key();
         let ask = Ask {
@@ -305,8 +329,16 @@ where
         let now = Moment::default();
         let mut future = ResponseFuture::unavailable(self.protocol.clone(), members.list.len());
         let slot = future.flight().slot();
-        let Some((group, choice)) = self.shared.pick(&members, &ask, &now, slot) else {
-            return future;
+        let (group, choice) = loop {
+            if let Some(picked) = self.shared.pick(&members, &ask, &now, slot) {
+                break picked;
+            }
+            // There may be somebody in the set that has taken its place meanwhile.
+            let newer = self.shared.members.load();
+            if Arc::ptr_eq(&newer, &members) {
+                return future;
+            }
+            members = newer;
         };
         let state = &group.states[choice.index()];
         let member = &members.list[group.members[choice.index()] as usize];

@@ -1,8 +1,9 @@
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ha_core::breaker::{self, Breaker};
+use ha_core::condition::Condition;
 use ha_core::endpoint::EndpointKey;
 use ha_core::health;
 use ha_core::load::PeakEwma;
@@ -20,7 +21,7 @@ use super::changes::{Changes, lock};
 #[repr(C, align(64))]
 pub(crate) struct State {
     pub(crate) load: PeakEwma,
-    flags: AtomicU32,
+    condition: Condition,
     breaker: Breaker,
     pub(crate) key: EndpointKey,
     // None when nothing is counted for outlier ejection.
@@ -33,44 +34,15 @@ pub(crate) struct State {
     changes: Arc<Changes>,
 }
 
-const HEALTH: u32 = 0b111;
-/// By its active check.
-const AVAILABLE: u32 = 1 << 3;
-const EJECTED: u32 = 1 << 4;
-const RAMPING: u32 = 1 << 5;
-/// Was out by any signal, and has not begun its way back.
-const WAS_OUT: u32 = 1 << 6;
 /// Has counters. They themselves are in another line.
-const COUNTED: u32 = 1 << 7;
+const COUNTED: u16 = 1;
 /// Its breaker wants to know how long calls take.
-const TIMES_CALLS: u32 = 1 << 9;
+const TIMES_CALLS: u16 = 1 << 1;
 /// Goes without its breaker.
-const UNGUARDED: u32 = 1 << 8;
-/// What a pick looks at.
-const PICK: u32 = AVAILABLE | EJECTED | RAMPING;
+const UNGUARDED: u16 = 1 << 2;
 
 /// How long the word of an endpoint that drains holds where no active check tells when it is over.
 const LEFT_FOR: Duration = Duration::from_secs(30);
-
-fn code(state: health::State) -> u32 {
-    match state {
-        health::State::Passing => 1,
-        health::State::Failing => 2,
-        health::State::Draining => 3,
-        health::State::RegionSick => 4,
-        _ => 0,
-    }
-}
-
-fn decode(flags: u32) -> health::State {
-    match flags & HEALTH {
-        1 => health::State::Passing,
-        2 => health::State::Failing,
-        3 => health::State::Draining,
-        4 => health::State::RegionSick,
-        _ => health::State::Unchecked,
-    }
-}
 
 impl State {
     pub(super) fn new(
@@ -82,16 +54,12 @@ impl State {
         ramp: Option<Ramp>,
         changes: Arc<Changes>,
     ) -> Self {
-        let mut flags = if available { AVAILABLE } else { 0 };
-        if counters.is_some() {
-            flags |= COUNTED;
-        }
-        if breaker.slow_after().is_some() {
-            flags |= TIMES_CALLS;
-        }
+        let when = |set: bool, flag: u16| if set { flag } else { 0 };
+        let flags =
+            when(counters.is_some(), COUNTED) | when(breaker.slow_after().is_some(), TIMES_CALLS);
         Self {
             load,
-            flags: AtomicU32::new(flags),
+            condition: Condition::new(available, flags),
             breaker,
             key,
             counters,
@@ -102,20 +70,17 @@ impl State {
         }
     }
 
-    fn flags(&self) -> u32 {
-        self.flags.load(Ordering::Relaxed)
-    }
-
-    /// Without a breaker from now on.
-    pub(super) fn unguarded(self) -> Self {
-        self.flags.fetch_or(UNGUARDED, Ordering::Relaxed);
+    /// Without a breaker, as if it were new.
+    pub(super) fn unguarded(mut self) -> Self {
+        let owned = self.condition.owned() | UNGUARDED;
+        self.condition = Condition::new(self.is_healthy(), owned);
         self
     }
 
     /// Its breaker, if it goes by one.
     #[inline]
     pub(crate) fn breaker(&self) -> Option<&Breaker> {
-        (self.flags() & UNGUARDED == 0).then_some(&self.breaker)
+        (self.condition.owned() & UNGUARDED == 0).then_some(&self.breaker)
     }
 
     /// What its breaker does; without one, let everything through.
@@ -126,25 +91,25 @@ impl State {
 
     #[inline]
     pub(super) fn times_calls(&self) -> bool {
-        self.flags() & TIMES_CALLS != 0
+        self.condition.owned() & TIMES_CALLS != 0
     }
 
     /// Whether nothing needs a second look.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
-        self.flags() & PICK == AVAILABLE && self.breaker.is_closed()
+        self.condition.is_plain() && self.breaker.is_closed()
     }
 
     pub(crate) fn is_healthy(&self) -> bool {
-        self.flags() & AVAILABLE != 0
+        self.condition.is_healthy()
     }
 
     pub(super) fn is_ejected(&self) -> bool {
-        self.flags() & EJECTED != 0
+        self.condition.is_ejected()
     }
 
     pub(crate) fn health(&self) -> health::State {
-        decode(self.flags())
+        self.condition.health()
     }
 
     /// Takes what an active check has decided.
@@ -154,14 +119,8 @@ impl State {
     }
 
     fn change_health(&self, to: health::State, available: bool) {
-        let set = |flags: u32| {
-            let kept = flags & !(HEALTH | AVAILABLE) | code(to);
-            Some(kept | if available { AVAILABLE } else { WAS_OUT })
-        };
-        let order = Ordering::Relaxed;
-        // Never refused. A check and a response that drains may come at once, and each tells what it has changed.
-        let (Ok(before) | Err(before)) = self.flags.fetch_update(order, order, set);
-        let from = decode(before);
+        // A check and a response that drains may come at once, and each tells what it has changed.
+        let from = self.condition.set_health(to, available);
         self.changes.check_changed(&self.key, from, to);
         self.changes.mark();
         if from != to {
@@ -190,17 +149,13 @@ impl State {
     }
 
     pub(super) fn set_ejected(&self, ejected: bool) {
-        if ejected {
-            self.flags.fetch_or(EJECTED | WAS_OUT, Ordering::Relaxed);
-        } else {
-            self.flags.fetch_and(!EJECTED, Ordering::Relaxed);
-        }
+        self.condition.set_ejected(ejected);
         self.changes.mark();
     }
 
     pub(super) fn breaker_changed(&self, state: breaker::State) {
         if state == breaker::State::Open {
-            self.flags.fetch_or(WAS_OUT, Ordering::Relaxed);
+            self.condition.went_out();
         }
         self.changes.mark();
         self.changes.tell(|| Event::Breaker {
@@ -211,7 +166,7 @@ impl State {
 
     #[inline]
     pub(super) fn count(&self, outcome: Outcome) {
-        if self.flags() & COUNTED != 0
+        if self.condition.owned() & COUNTED != 0
             && let Some(counters) = &self.counters
             && counters.record(outcome)
         {
@@ -263,7 +218,7 @@ impl State {
     pub(super) fn begin_new(&self, now: Instant) {
         if let Some(ramp) = &self.ramp {
             ramp.begin_new(now);
-            self.flags.fetch_or(RAMPING, Ordering::Relaxed);
+            self.condition.begin_ramp();
         }
     }
 
@@ -274,14 +229,11 @@ impl State {
         random: impl FnOnce() -> u64,
     ) -> bool {
         match &self.ramp {
-            Some(ramp) if self.flags() & RAMPING != 0 => {
+            Some(ramp) if self.condition.is_ramping() => {
                 let now = now();
                 if ramp.factor(now) >= 1.0 {
-                    self.flags.fetch_and(!RAMPING, Ordering::Relaxed);
                     // It may have come back once more meanwhile.
-                    if ramp.factor(now) < 1.0 {
-                        self.flags.fetch_or(RAMPING, Ordering::Relaxed);
-                    }
+                    self.condition.end_ramp(|| ramp.factor(now) >= 1.0);
                     return true;
                 }
                 ramp.accepts(now, random())
@@ -299,17 +251,13 @@ impl State {
         }
         let opens = self.breaker().and_then(|breaker| breaker.open_for(now));
         let opens = opens.map(|wait| now + wait);
-        if self.standing(now) == Standing::Available && self.flags() & WAS_OUT != 0 {
-            self.come_back(now);
+        let is_in = || self.standing(now) == Standing::Available;
+        if self.condition.come_back(is_in)
+            && let Some(ramp) = &self.ramp
+        {
+            ramp.begin_recovered(now);
+            self.condition.begin_ramp();
         }
         left.into_iter().chain(opens).min()
-    }
-
-    fn come_back(&self, now: Instant) {
-        self.flags.fetch_and(!WAS_OUT, Ordering::Relaxed);
-        if let Some(ramp) = &self.ramp {
-            ramp.begin_recovered(now);
-            self.flags.fetch_or(RAMPING, Ordering::Relaxed);
-        }
     }
 }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,7 +62,10 @@ impl Listeners {
         #[cfg(feature = "metrics")]
         super::metrics::changed(&self.name, &event);
         for listener in &self.all {
-            listener(&event);
+            // It must not take the request with it.
+            if catch_unwind(AssertUnwindSafe(|| listener(&event))).is_err() {
+                crate::trace::error!(breaker = %self.name, "a listener of breaker events panicked");
+            }
         }
     }
 
@@ -70,13 +74,13 @@ impl Listeners {
         let state = event.state();
         match event {
             Event::Opened { trip, retry_in } => {
-                tracing::warn!(breaker, ?state, ?trip, ?retry_in, "circuit breaker changed");
+                crate::trace::warn!(breaker, ?state, ?trip, ?retry_in, "circuit breaker changed");
             }
             Event::Forced(_) | Event::Reset => {
-                tracing::warn!(breaker, ?state, ?event, "circuit breaker changed by hand");
+                crate::trace::warn!(breaker, ?state, ?event, "circuit breaker changed by hand");
             }
             Event::HalfOpen | Event::Closed => {
-                tracing::info!(breaker, ?state, "circuit breaker changed");
+                crate::trace::info!(breaker, ?state, "circuit breaker changed");
             }
         }
     }

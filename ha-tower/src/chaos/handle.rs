@@ -101,7 +101,7 @@ impl Handle {
     fn switch(&self, on: bool) {
         if self.0.on.swap(on, Ordering::Relaxed) != on {
             let chaos = &*self.0.name;
-            tracing::warn!(chaos, on, "fault injection switched");
+            crate::trace::warn!(chaos, on, "fault injection switched");
         }
     }
 
@@ -125,7 +125,7 @@ impl Handle {
         self.0.accepts(&faults)?;
         self.0.faults.store(Arc::new(faults));
         let chaos = &*self.0.name;
-        tracing::warn!(chaos, ?faults, "fault injection changed");
+        crate::trace::warn!(chaos, ?faults, "fault injection changed");
         Ok(())
     }
 

@@ -15,7 +15,7 @@
 //!
 //! # The rules of a set
 //! A source delivers whole sets; what changed is worked out here. An endpoint whose key stays keeps its state (latency, health,
-//! breaker), whatever else about it changes; a new one starts without history; one that is gone is **drained**: it gets no new
+//! breaker), whatever else about it changes; a new one starts without history, unless it comes back while requests are still in flight there; one that is gone is **drained**: it gets no new
 //! request, those in flight finish, and its idle connections close.
 //!
 //! A set that is no good never takes the place of a good one, whatever the source:

@@ -171,7 +171,7 @@ impl<F: FnMut(Vec<Endpoint>)> Follower<F> {
             Event::Updated(change) => {
                 let (added, removed) = (change.added.len(), change.removed.len());
                 let (changed, total) = (change.changed.len(), change.total);
-                tracing::info!(
+                crate::trace::info!(
                     upstream,
                     added,
                     removed,
@@ -182,7 +182,7 @@ impl<F: FnMut(Vec<Endpoint>)> Follower<F> {
             }
             Event::Failed { error, kept } => {
                 let error = error as &(dyn std::error::Error + 'static);
-                tracing::warn!(
+                crate::trace::warn!(
                     upstream,
                     error,
                     kept,
@@ -190,10 +190,10 @@ impl<F: FnMut(Vec<Endpoint>)> Follower<F> {
                 );
             }
             Event::Recovered { failures } => {
-                tracing::info!(upstream, failures, "discovery works again");
+                crate::trace::info!(upstream, failures, "discovery works again");
             }
             Event::Ended { kept } => {
-                tracing::warn!(
+                crate::trace::warn!(
                     upstream,
                     kept,
                     "discovery has ended, the last good set stays"

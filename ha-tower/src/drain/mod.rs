@@ -55,6 +55,7 @@ mod serve;
 pub use body::CountedBody;
 pub use handle::{Builder, Drain, Report};
 pub use layer::{Counted, DrainLayer, ResponseFuture};
+pub(crate) use serve::HEADER_READ_TIMEOUT;
 pub use serve::{HttpService, Server, ServerBuilder, serve};
 
 pub use ha_core::config::ConfigError;

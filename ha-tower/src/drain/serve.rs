@@ -24,6 +24,8 @@ use super::handle::{Drain, Report};
 use crate::body::BoxError;
 use crate::proxy::Peer;
 
+pub(crate) const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What [`serve`] can serve: any `Clone` service that never fails, such as an axum `Router`. Implemented for all of them,
 /// and not to be implemented by hand.
 #[diagnostic::on_unimplemented(
@@ -105,7 +107,7 @@ impl Server {
     pub const fn new(drain: Drain) -> Self {
         Self {
             drain,
-            header_read_timeout: Duration::from_secs(10),
+            header_read_timeout: HEADER_READ_TIMEOUT,
         }
     }
 
@@ -149,7 +151,7 @@ impl Server {
             requests_cut: self.drain.in_flight(),
             connections_cut: connections.len(),
         };
-        tracing::warn!(?report, "drain deadline reached");
+        crate::trace::warn!(?report, "drain deadline reached");
         connections.shutdown().await;
         report
     }
@@ -180,7 +182,7 @@ impl Server {
                 None => connection.await,
             };
             if let Err(error) = ended {
-                tracing::debug!(%peer, error = &error as &(dyn std::error::Error + 'static), "connection ended");
+                crate::trace::debug!(%peer, error = &error as &(dyn std::error::Error + 'static), "connection ended");
             }
         }
     }
@@ -257,7 +259,7 @@ async fn pause_after(error: &io::Error) {
     if concerns_nobody(error) {
         return;
     }
-    tracing::error!(
+    crate::trace::error!(
         error = error as &(dyn std::error::Error + 'static),
         "accept failed"
     );

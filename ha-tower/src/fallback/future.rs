@@ -109,7 +109,7 @@ where
                         (Err(error), Some(failure)) => {
                             let fallback = &**this.name;
                             let error: &dyn std::error::Error = &*error.into();
-                            tracing::warn!(fallback, ?reason, error, "fallback failed");
+                            crate::trace::warn!(fallback, ?reason, error, "fallback failed");
                             count(this.name, reason, "failed");
                             first(failure, reason)
                         }

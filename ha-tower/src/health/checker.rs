@@ -113,6 +113,7 @@ impl Checker {
         for (endpoint, state) in set {
             let key = endpoint.key.clone();
             let id = match gone.remove(&key) {
+                // A set in which it was missing may have been passed over; as long as it is checked its state is kept.
                 Some(id) => {
                     self.keep(id, endpoint);
                     id
@@ -208,7 +209,7 @@ impl Checker {
         count(&self.upstream, &subject.endpoint.key, &answer);
         if let Err(failure) = &answer {
             let error: &(dyn std::error::Error + 'static) = failure;
-            tracing::debug!(upstream = %self.upstream, endpoint = %subject.endpoint.key, error, "health check failed");
+            crate::trace::debug!(upstream = %self.upstream, endpoint = %subject.endpoint.key, error, "health check failed");
         }
         let teller = Teller {
             upstream: &self.upstream,
@@ -266,7 +267,7 @@ impl Teller<'_> {
     }
 
     fn tell(&self, event: &Event) {
-        tracing::info!(
+        crate::trace::info!(
             upstream = %event.upstream,
             endpoint = %event.endpoint,
             from = ?event.from,
@@ -278,7 +279,7 @@ impl Teller<'_> {
         for listener in &self.settings.listeners {
             // It must not take the checks with it.
             if catch_unwind(AssertUnwindSafe(|| (listener.0)(event))).is_err() {
-                tracing::error!(upstream = %event.upstream, "a listener of health events panicked");
+                crate::trace::error!(upstream = %event.upstream, "a listener of health events panicked");
             }
         }
     }

@@ -389,6 +389,26 @@ async fn every_task_ends_with_the_owner() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_that_left_and_came_back_between_two_looks_is_checked() {
+    let fleet = Fleet::new(["a", "b"], &[("a", Fails)], |check| {
+        check.start(Start::FirstPass)
+    });
+    sleep(SECOND).await;
+    assert_eq!(fleet.health("a"), State::Failing);
+    fleet.world.set("a", PASSES);
+    // Without a pause: the checks see only the last of them.
+    fleet.update([endpoint("b")]);
+    fleet.update([endpoint("a"), endpoint("b")]);
+    sleep(6 * SECOND).await;
+    assert_eq!(fleet.health("a"), State::Passing);
+    assert_eq!(
+        fleet.times("b"),
+        [0.0, 5.0],
+        "the one that stayed is asked in its turn"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_or_a_listener_that_panics_takes_nothing_with_it() {
     let fleet = Fleet::new(["a", "b"], &[("a", Panics)], |check| {
         check.on_event(|_| panic!("as told"))

@@ -262,7 +262,7 @@ where
                         let future = this.inner.call(copy);
                         this.attempts.as_mut().at(*this.hedges).set(Some(future));
                         metrics::sent(&this.first.shared.name);
-                        tracing::debug!(
+                        crate::trace::debug!(
                             hedge = &*this.first.shared.name,
                             number = *this.hedges,
                             delay = ?*this.delay,

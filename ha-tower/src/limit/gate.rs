@@ -164,7 +164,7 @@ impl Gate {
         else {
             return false;
         };
-        tracing::debug!(limit = &*self.name, from, to, "concurrency limit changed");
+        crate::trace::debug!(limit = &*self.name, from, to, "concurrency limit changed");
         #[cfg(feature = "metrics")]
         super::metrics::limit(&self.name, to, self.places.in_flight());
         self.places.set_limit(to)
@@ -202,7 +202,7 @@ impl ShedLog {
         let last = self.last.swap(now, Ordering::Relaxed);
         if last == 0 || Duration::from_nanos(now.saturating_sub(last)) > QUIET {
             let (reason, priority) = (reason.as_str(), priority.as_str());
-            tracing::warn!(limit = name, reason, priority, "begins to shed requests");
+            crate::trace::warn!(limit = name, reason, priority, "begins to shed requests");
         }
         #[cfg(feature = "metrics")]
         super::metrics::shed(name, reason, priority);

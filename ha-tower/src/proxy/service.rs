@@ -213,7 +213,7 @@ where
                 }
                 Err(error) => {
                     let error = error.into();
-                    tracing::warn!(
+                    crate::trace::warn!(
                         request_id = ?this.request_id,
                         error = &*error as &(dyn Error + 'static),
                         "request failed"

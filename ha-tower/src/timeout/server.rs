@@ -158,7 +158,7 @@ impl Config {
     fn rest(&self, told: Told) -> Duration {
         if told.malformed {
             Side::Server.malformed();
-            tracing::debug!("a header told a rest of time that cannot be read");
+            crate::trace::debug!("a header told a rest of time that cannot be read");
         }
         match told.rest {
             None => self.without_header,

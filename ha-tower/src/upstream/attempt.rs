@@ -1,5 +1,7 @@
 use std::future::Future;
 use std::pin::Pin;
+#[cfg(feature = "tracing")]
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,9 +13,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tower::BoxError;
 use tower_service::Service;
 
-use super::Error;
 use super::connect::{Client, Counts, Options, Progress, Received};
 use super::meter::Meter;
+use super::{ConnectError, Error};
 use crate::timeout;
 
 pub(super) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -25,6 +27,8 @@ pub(super) struct Attempt {
     key: EndpointKey,
     limit: Duration,
     meter: Meter,
+    #[cfg(feature = "tracing")]
+    upstream: Arc<str>,
 }
 
 impl Attempt {
@@ -40,6 +44,8 @@ impl Attempt {
             key: endpoint.key.clone(),
             limit,
             meter,
+            #[cfg(feature = "tracing")]
+            upstream: upstream.into(),
         }
     }
 
@@ -66,11 +72,23 @@ impl Attempt {
             result = self.client.send(request, &progress) => {
                 result.map_err(|failure| Error::from_failure(self.key, failure))
             }
-            () = late => Err(Error::Timeout {
-                endpoint: self.key,
-                limit: self.limit,
-                sent: progress.is_sent(),
-            }),
+            () = late => Err(self.too_late(&progress)),
+        }
+    }
+}
+
+impl Attempt {
+    fn too_late(self, progress: &Progress) -> Error {
+        let (endpoint, limit) = (self.key, self.limit);
+        if progress.is_dialling() {
+            // A limit shorter than the connect timeout must not hide that the endpoint cannot be reached.
+            let source = ConnectError::Timeout { limit };
+            return Error::Connect { endpoint, source };
+        }
+        Error::Timeout {
+            endpoint,
+            limit,
+            sent: progress.is_sent(),
         }
     }
 }
@@ -86,7 +104,17 @@ impl Service<Request<RequestBody>> for Attempt {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        Box::pin(self.clone().send(request))
+        let attempt = self.clone();
+        #[cfg(feature = "tracing")]
+        {
+            use tracing::Instrument as _;
+            let (upstream, endpoint) = (&*attempt.upstream, &attempt.key);
+            let span = tracing::debug_span!("attempt", upstream, %endpoint);
+            if !span.is_disabled() {
+                return Box::pin(attempt.send(request).instrument(span));
+            }
+        }
+        Box::pin(attempt.send(request))
     }
 }
 

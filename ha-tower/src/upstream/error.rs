@@ -52,7 +52,7 @@ pub enum Error {
         endpoint: EndpointKey,
         /// The attempt timeout.
         limit: Duration,
-        /// Whether the request had been handed to a connection; else all of the time went by waiting for one.
+        /// Whether the request had been handed to a connection; else all of the time went by in the queue for one.
         sent: bool,
     },
     /// The connection broke or the answer was not HTTP. The application may have acted on the request.

@@ -168,7 +168,7 @@ impl Follower {
         });
         if let Err(error) = updated {
             let error = &error as &dyn std::error::Error;
-            tracing::error!(
+            crate::trace::error!(
                 upstream = &*self.name,
                 error,
                 "set of endpoints refused, the last one stays"

@@ -13,7 +13,7 @@ use ha_core::endpoint::{Endpoint, EndpointError, Weight};
 use ha_testbed::ports::Reservation;
 use ha_tower::discover::gossip::{self, Node};
 use ha_tower::discover::{self, Event};
-use ha_tower::upstream::Upstream;
+use ha_tower::upstream::{Connections, Upstream};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -337,6 +337,11 @@ impl OneConnection {
     }
 }
 
+/// Connections that close for another reason than being idle.
+fn never_idle() -> Connections {
+    Connections::default().idle_timeout(Duration::from_secs(3600))
+}
+
 #[tokio::test]
 async fn a_removed_endpoint_finishes_what_is_in_flight_gets_nothing_new_and_its_connections_close()
 {
@@ -346,6 +351,7 @@ async fn a_removed_endpoint_finishes_what_is_in_flight_gets_nothing_new_and_its_
     let upstream = Upstream::builder("apps")
         .discover(discover::stream(sets))
         .attempt_timeout(Duration::from_secs(20))
+        .connections(never_idle())
         .build()
         .unwrap();
     sender.send(endpoints(&[&old_url])).unwrap();

@@ -398,3 +398,36 @@ async fn nothing_to_pick_is_an_error_at_once_and_not_ready_until_a_check_passes(
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn an_endpoint_that_takes_no_connections_is_left_however_short_the_attempt_timeout() {
+    let app = App::start("a").await;
+    // What is full of connections that nobody accepts drops those that come after.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(connected) =
+        tokio::time::timeout(FAST, tokio::net::TcpStream::connect(address)).await
+    {
+        waiting.push(connected.unwrap());
+    }
+    let build = |breaker: breaker::Config| {
+        Upstream::builder("apps")
+            .discover(discover::fixed([app.url(), format!("http://{address}")]).unwrap())
+            .balance(RoundRobin)
+            .breaker(breaker)
+            .connect_timeout(Duration::from_secs(10))
+            .attempt_timeout(Duration::from_millis(100))
+            .build()
+            .unwrap()
+    };
+    let tally = names(&build(breaker::Config::default()), 60).await;
+    assert_eq!(
+        tally["connect"], 5,
+        "five in a row open the breaker: {tally:?}"
+    );
+    let tally = names(&build(never_trips()), 20).await;
+    assert_eq!(tally["connect"], 10, "the control: {tally:?}");
+}

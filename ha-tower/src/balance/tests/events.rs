@@ -212,3 +212,67 @@ mod metrics {
         assert!(kept.counters().contains(&panics));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_panics_takes_neither_requests_nor_changes_with_it() {
+    let heard = Arc::new(AtomicU64::new(0));
+    let hears = heard.clone();
+    let fakes = [Fake::new("a", 1), Fake::new("b", 1)];
+    let mut breaker = breaker::Config::default();
+    breaker.consecutive_failures = 1;
+    let balance = Balance::builder(fakes.iter().map(Fake::with_endpoint))
+        .policy(RoundRobin)
+        .breaker(breaker)
+        .on_event(move |_| {
+            hears.fetch_add(1, Ordering::Relaxed);
+            panic!("as told");
+        })
+        .protocol(Http)
+        .build()
+        .unwrap();
+    fakes[0].broken.store(true, Ordering::Relaxed);
+    let tally = tally(&balance, 10, GAP).await;
+    assert_eq!((tally["error"], tally["b"]), (1, 9));
+    set_health(&balance, "b", true);
+    balance
+        .update([endpoint("b")], |_| fakes[1].clone())
+        .unwrap();
+    assert_eq!(balance.len(), 1);
+    assert_eq!(
+        heard.load(Ordering::Relaxed),
+        3,
+        "a breaker, a health, a set"
+    );
+}
+
+#[test]
+fn a_listener_may_change_the_set_that_it_is_told_of() {
+    type Late = std::sync::OnceLock<Balance<Fake, Http>>;
+    let itself = Arc::new(Late::new());
+    let listener = itself.clone();
+    let fakes = [Fake::new("a", 1), Fake::new("b", 1), Fake::new("c", 1)];
+    let [a, b, c] = fakes.clone();
+    let balance = Balance::builder([a.with_endpoint()])
+        .on_event(move |event| {
+            if matches!(event, Event::Updated { total: 2, .. }) {
+                let three = ["a", "b", "c"].map(endpoint);
+                listener
+                    .get()
+                    .unwrap()
+                    .update(three, |_| c.clone())
+                    .unwrap();
+            }
+        })
+        .protocol(Http)
+        .build()
+        .unwrap();
+    itself.set(balance.clone()).unwrap();
+    let (done, is_done) = std::sync::mpsc::channel();
+    // Not joined: it would wait for itself for ever.
+    std::thread::spawn(move || {
+        let two = ["a", "b"].map(endpoint);
+        balance.update(two, |_| b.clone()).unwrap();
+        done.send(balance.len()).unwrap();
+    });
+    assert_eq!(is_done.recv_timeout(Duration::from_secs(30)), Ok(3));
+}

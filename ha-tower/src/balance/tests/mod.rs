@@ -518,3 +518,44 @@ async fn an_app_that_pushes_back_on_purpose_keeps_its_breaker_closed_and_one_tha
         assert_eq!(opened, open, "Retry-After: {retry_after:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_and_comes_back_with_requests_in_flight_is_known_and_who_comes_back_later_is_new()
+ {
+    let fakes = [Fake::new("a", 60_000), Fake::new("b", 1)];
+    let balance = balance(&fakes, RoundRobin);
+    let come = |names: &[&str]| {
+        let all = names.iter().copied().map(endpoint);
+        balance.update(all, |_| fakes[0].clone()).unwrap();
+    };
+    let in_flight = |key: &str| {
+        let states = balance.states();
+        let (_, state) = states.iter().find(|(e, _)| e.key.as_str() == key).unwrap();
+        state.load.in_flight()
+    };
+    let slow: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(balance.clone().oneshot(Request::new(()))))
+        .collect();
+    sleep(GAP * 10).await;
+    set_health(&balance, "a", false);
+    assert_eq!(in_flight("a"), 1);
+
+    come(&["b"]);
+    come(&["a", "b"]);
+    assert_eq!(in_flight("a"), 1);
+    assert_eq!(
+        tally(&balance, 10, GAP).await.get("a"),
+        None,
+        "still failing"
+    );
+
+    come(&["b"]);
+    for call in slow {
+        drop(call.await.unwrap());
+    }
+    come(&["a", "b"]);
+    assert_eq!(in_flight("a"), 0);
+    let states = balance.states();
+    assert!(states.iter().all(|(_, state)| state.is_healthy()));
+    assert!(super::changes::lock(&balance.shared.control.departed).is_empty());
+}

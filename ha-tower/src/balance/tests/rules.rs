@@ -499,3 +499,30 @@ proptest! {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_still_picks_in_a_set_that_was_replaced_does_not_take_the_news_from_the_new_one() {
+    let fakes = [Fake::new("a", 1), Fake::new("b", 1)];
+    let balance = Balance::builder([(placed("a", 0, ""), fakes[0].clone())])
+        .available_at_first(false)
+        .protocol(Http)
+        .build()
+        .unwrap();
+    let old = balance.shared.members.load_full();
+    let two = [placed("a", 0, ""), placed("b", 1, "")];
+    balance.update(two, |_| fakes[1].clone()).unwrap();
+    set_health(&balance, "a", true);
+
+    // Another thread, which had read the old set and comes first now.
+    let ask = fleet::Ask {
+        tried: None,
+        hash: None,
+        random: 0,
+    };
+    let picked = balance
+        .shared
+        .pick(&old, &ask, &crate::clock::Moment::default(), &mut None);
+    assert!(picked.is_some());
+
+    assert_eq!(tally(&balance, 10, GAP).await["a"], 10);
+}

@@ -274,7 +274,7 @@ fn kept(name: &str, answer: Answer, before: BTreeSet<IpAddr>) -> BTreeSet<IpAddr
         Ok(found) => found.ips,
         Err(LookupError::Empty { .. }) => BTreeSet::new(),
         Err(error) => {
-            tracing::debug!(name, %error, "one address family could not be looked up");
+            crate::trace::debug!(name, %error, "one address family could not be looked up");
             before
         }
     }

@@ -1,6 +1,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -58,17 +58,35 @@ impl From<ConnectError> for Failure {
     }
 }
 
-/// Whether a request has been handed to a connection, for when its time is over.
+/// How far a request has come, for when its time is over.
 #[derive(Debug, Default)]
-pub(in super::super) struct Progress(AtomicBool);
+pub(in super::super) struct Progress(AtomicU8);
 
 impl Progress {
-    pub(super) fn set_sent(&self, sent: bool) {
-        self.0.store(sent, Ordering::Relaxed);
+    const DIALLING: u8 = 1;
+    const SENT: u8 = 2;
+
+    /// It waits for a connection that is being opened.
+    pub(super) fn dial(&self) {
+        self.0.store(Self::DIALLING, Ordering::Relaxed);
+    }
+
+    /// It has been handed to a connection.
+    pub(super) fn send(&self) {
+        self.0.store(Self::SENT, Ordering::Relaxed);
+    }
+
+    /// The connection gave it back, so that it waits for another one.
+    pub(super) fn start_over(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    pub(in super::super) fn is_dialling(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::DIALLING
     }
 
     pub(in super::super) fn is_sent(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed) == Self::SENT
     }
 }
 

@@ -91,7 +91,7 @@ impl Dialer {
             }?;
             if let Err(error) = self.prepare(&socket) {
                 // A connection without them is better than none.
-                tracing::warn!(%address, %error, "TCP options were refused");
+                crate::trace::warn!(%address, %error, "TCP options were refused");
             }
             socket.connect(address).await
         };

@@ -56,7 +56,7 @@ where
         let mut this = self.project();
         if let Poll::Ready(result) = this.connection.as_mut().poll(cx) {
             if let Err(error) = result {
-                tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+                crate::trace::debug!(error = &error as &dyn std::error::Error, "connection ended");
             }
             this.keeper.ended();
             return Poll::Ready(());

@@ -29,7 +29,7 @@ pub enum ConnectError {
     /// Resolving and connecting together took too long.
     #[error("no connection within {limit:?}")]
     Timeout {
-        /// The connect timeout.
+        /// The connect timeout, or the attempt timeout if that is shorter.
         limit: Duration,
     },
     /// The connection broke before it could carry a request.

@@ -100,11 +100,14 @@ impl Pool {
         loop {
             let mut exchange = match self.take() {
                 Some(exchange) => exchange,
-                None => self.open().await?,
+                None => {
+                    progress.dial();
+                    self.open().await?
+                }
             };
             exchange.link.occupy(permit);
             crate::timeout::tell(&mut request);
-            progress.set_sent(true);
+            progress.send();
             let sent = exchange.sender.try_send_request(request).await;
             let link = exchange.link.clone();
             match sent.map_err(Unanswered::from) {
@@ -113,7 +116,7 @@ impl Pool {
                     return Ok(response.map(Received::new));
                 }
                 Err(Unanswered::Returned(returned, _)) if exchange.reused => {
-                    progress.set_sent(false);
+                    progress.start_over();
                     request = *returned;
                     permit = match link.vacate() {
                         Some(permit) => permit,

@@ -117,10 +117,10 @@ impl Pool {
             .map_err(|error| Failure::Request(error.into()))?;
         let mut permit = Some(self.base.limits.slot().await?);
         loop {
-            let mut stream = self.stream().await?;
+            let mut stream = self.stream(progress).await?;
             stream.permit = permit.take();
             crate::timeout::tell(&mut request);
-            progress.set_sent(true);
+            progress.send();
             let mut sender = stream.connection.sender.clone();
             match sender
                 .try_send_request(request)
@@ -131,7 +131,7 @@ impl Pool {
                     return Ok(response.map(|incoming| Received::on_stream(incoming, stream)));
                 }
                 Err(Unanswered::Returned(returned, _)) if stream.reused => {
-                    progress.set_sent(false);
+                    progress.start_over();
                     request = *returned;
                     permit = stream.permit.take();
                     self.forget(&stream.connection);
@@ -167,10 +167,11 @@ impl Pool {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn stream(self: &Arc<Self>) -> Result<Stream, Failure> {
+    async fn stream(self: &Arc<Self>, progress: &Progress) -> Result<Stream, Failure> {
         if let Some(stream) = self.free() {
             return Ok(stream);
         }
+        progress.dial();
         let asked = clock::now();
         let mut failed = self.opening.lock().await;
         // Meanwhile another may have connected, or tried to.

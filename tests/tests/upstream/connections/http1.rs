@@ -150,7 +150,10 @@ async fn the_connection_used_last_is_used_next_and_the_others_are_closed_when_id
         .connections(Connections::default().idle_timeout(idle))
         .build()
         .unwrap();
-    let patient = over([&server]).build().unwrap();
+    let patient = over([&server])
+        .connections(Connections::default().idle_timeout(LONG))
+        .build()
+        .unwrap();
     let held: Vec<_> = [&upstream, &upstream, &upstream, &patient]
         .map(|upstream| spawn(upstream, "/hold"))
         .into();
@@ -356,6 +359,7 @@ async fn an_endpoint_that_is_removed_loses_what_is_idle_and_finishes_what_is_und
         .discover(discover::stream(stream))
         .balance(RoundRobin)
         .attempt_timeout(LONG)
+        .connections(Connections::default().idle_timeout(Duration::from_secs(3600)))
         .build()
         .unwrap();
     eventually("both are known", || upstream.endpoints().len() == 2).await;
