@@ -3,6 +3,8 @@
 //!
 //! `cargo run -p ha-session --features axum --example devices` walks through it in one process and says what it did.
 
+use std::collections::BTreeMap;
+
 use axum::body::{Body, to_bytes};
 use axum::extract::Path;
 use axum::http::header::{COOKIE, SET_COOKIE, USER_AGENT};
@@ -64,18 +66,22 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             Key::from_bytes(&[7; 32])?,
         ));
 
-    let mut cookies = [const { String::new() }; 3];
+    let mut cookies = [const { BTreeMap::<String, String>::new() }; 3];
     let names = ["phone", "laptop", "library"];
     let mut send = async |who: usize, path: &str| -> Result<String, Box<dyn std::error::Error>> {
+        let held = cookies[who]
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"));
         let request = Request::post(path)
             .header(USER_AGENT, names[who])
-            .header(COOKIE, &cookies[who])
+            .header(COOKIE, held.collect::<Vec<_>>().join("; "))
             .body(Body::empty())?;
         let answer = app.clone().oneshot(request).await?;
         let status = answer.status();
-        if let Some(set) = answer.headers().get(SET_COOKIE) {
+        for set in answer.headers().get_all(SET_COOKIE) {
             let pair = set.to_str()?.split(';').next().unwrap_or_default();
-            cookies[who] = pair.to_owned();
+            let (name, value) = pair.split_once('=').unwrap_or_default();
+            cookies[who].insert(name.to_owned(), value.to_owned());
         }
         let body = to_bytes(answer.into_body(), 1 << 16).await?;
         let text = String::from_utf8(body.to_vec())?;

@@ -1,6 +1,7 @@
 //! The rules by which a stored session changes. Every store follows them: the memory store by calling this module,
 //! Redis by a script and PostgreSQL by a function that say the same.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -213,15 +214,19 @@ pub(crate) fn commit(
         Some((_, View::Superseded)) => return Step::refuse(Outcome::Superseded),
         Some((entry, View::Live)) => entry.clone(),
     };
-    if let Some(keys) = conflicts(&base.values, commit.expected.as_ref()) {
-        return Step::refuse(Outcome::Conflict { keys });
+    if is_overtaken(commit, revocations, now) {
+        return Step::refuse(Outcome::Overtaken);
     }
-    let bytes = base.record(now, revocations).size_with(&commit.patch);
+    let patch = match admitted(&base.values, commit) {
+        Ok(patch) => patch,
+        Err(keys) => return Step::refuse(Outcome::Conflict { keys }),
+    };
+    let bytes = base.record(now, revocations).size_with(&patch);
     if bytes > commit.max_bytes {
         return Step::refuse(Outcome::TooLarge { bytes });
     }
     let mut next = base.clone();
-    next.apply(&commit.patch, commit.expiry, now);
+    next.apply(&patch, commit.expiry, now);
     if let Some(claim) = &commit.claim {
         next.owned = Some(Owned {
             principal: claim.principal.clone(),
@@ -248,22 +253,43 @@ pub(crate) fn commit(
     Step { outcome, writes }
 }
 
-/// The names that somebody else changed since they were seen, if there are any.
-pub(crate) fn conflicts(
+/// Whether what a sign-in checked may have been revoked while it was under way. Two durations are compared, each on one clock: in
+/// doubt it was.
+fn is_overtaken(commit: &Commit, revocations: Revocations<'_>, now: u64) -> bool {
+    let (Some(claim), Some(began_ago)) = (&commit.claim, commit.began_ago) else {
+        return false;
+    };
+    revocations(&claim.principal).is_some_and(|last| {
+        last.epoch != commit.knows && now.saturating_sub(last.at) <= millis(began_ago)
+    })
+}
+
+/// The patch without what gives way to changes that somebody else made since they were seen.
+///
+/// # Errors
+/// The names that refuse the commit.
+pub(crate) fn admitted<'a>(
     values: &BTreeMap<String, Value>,
-    expected: Option<&BTreeMap<String, Version>>,
-) -> Option<Vec<String>> {
+    commit: &'a Commit,
+) -> Result<Cow<'a, Patch>, Vec<String>> {
     let stored = |name: &String| {
         values
             .get(name)
             .map_or(Version::ZERO, |value| value.version)
     };
-    let keys: Vec<_> = expected?
-        .iter()
-        .filter(|(name, seen)| stored(name) != **seen)
-        .map(|(name, _)| name.clone())
-        .collect();
-    (!keys.is_empty()).then_some(keys)
+    let expected = commit.expected.iter().flatten();
+    let changed = expected.filter(|(name, seen)| stored(name) != **seen);
+    let (given_way, refused): (Vec<&String>, Vec<&String>) = changed
+        .map(|(name, _)| name)
+        .partition(|name| commit.yields.contains(*name));
+    if !refused.is_empty() {
+        return Err(refused.into_iter().cloned().collect());
+    }
+    let mut patch = Cow::Borrowed(&commit.patch);
+    for name in given_way {
+        patch.to_mut().forget(name);
+    }
+    Ok(patch)
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -324,4 +326,130 @@ fn a_rotation_keeps_the_owner_and_claims_nothing_anew() {
     ));
     assert_eq!(writes[0].1.successor(71), Some(key(2)));
     assert_eq!(writes[0].1.successor(70 + millis(ROTATION_GRACE)), None);
+}
+
+#[test]
+fn a_sign_in_that_a_revocation_overtook_is_refused_and_stores_nothing() {
+    let last = Revocation::next(None, 1_000);
+    let revoked: Revocations<'_> = &|_| Some(last);
+    let entry = live(&[("cart", Some("1"))], 500);
+    let sign_in = |began_ago: Option<u64>, knows| {
+        let mut step = update(&[("user", Some("ann"))]);
+        step.rotate_to = Some(key(2));
+        step.claim = Some(Claim::new(ann(), None));
+        step.began_ago = began_ago.map(Duration::from_millis);
+        step.knows = knows;
+        commit(Some(&entry), &step, revoked, 1_100)
+    };
+    let refused = sign_in(Some(100), 0);
+    assert_eq!(
+        refused.outcome,
+        Outcome::Overtaken,
+        "began when it was drawn"
+    );
+    assert!(refused.writes.is_empty());
+    for (began_ago, knows) in [(Some(99), 0), (Some(500), last.epoch), (None, 0)] {
+        let outcome = sign_in(began_ago, knows).outcome;
+        assert!(matches!(outcome, Outcome::Committed(_)), "{began_ago:?}");
+    }
+}
+
+/// Requests that read, and later write what they computed from it, each name by its policy.
+mod policies {
+    use super::*;
+    use crate::conflict::{Conflicts, OnConflict};
+
+    const POLICIES: [OnConflict; 3] = [
+        OnConflict::LastWriter,
+        OnConflict::FirstWriter,
+        OnConflict::Refuse,
+    ];
+
+    fn conflicts() -> Conflicts {
+        let names = ["0", "1", "2", "3", "4", "5"]
+            .into_iter()
+            .zip(POLICIES.iter().cycle());
+        Conflicts {
+            default: OnConflict::LastWriter,
+            names: names
+                .map(|(name, policy)| (name.to_owned(), *policy))
+                .collect(),
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Read(usize),
+        /// Of the reader, to these names.
+        Write(usize, BTreeSet<u8>, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let names = prop::collection::btree_set(0u8..6, 1..4);
+        prop_oneof![
+            1 => (0usize..3).prop_map(Step::Read),
+            2 => (0usize..3, names, any::<bool>()).prop_map(|(who, names, remove)| Step::Write(who, names, remove)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_unseen_change_is_overwritten_where_the_policy_protects_it(steps in prop::collection::vec(step(), 1..60)) {
+            let conflicts = conflicts();
+            let mut entry = live(&[], 1_000);
+            let mut seen: [Option<Record>; 3] = [None, None, None];
+            for (now, step) in (1_001..).zip(steps) {
+                let (who, names, remove) = match step {
+                    Step::Read(who) => {
+                        seen[who] = Some(entry.record(now, NEVER));
+                        continue;
+                    }
+                    Step::Write(who, names, remove) => (who, names, remove),
+                };
+                let mut patch = Patch::new();
+                for name in &names {
+                    if remove {
+                        patch.remove(name.to_string());
+                    } else {
+                        patch.set(name.to_string(), now.to_string().into_bytes());
+                    }
+                }
+                let mut commit = Commit::update(key(1), patch, expiry(), MAX);
+                if let Some(record) = &seen[who]
+                    && let Some((expected, yields)) = conflicts.expected(&commit.patch, record)
+                {
+                    commit.expected = Some(expected);
+                    commit.yields = yields;
+                }
+                let changed = |name: &str| {
+                    let of = |values: &BTreeMap<String, Value>| values.get(name).map(|value| value.version);
+                    seen[who].as_ref().is_some_and(|record| of(&record.values) != of(&entry.values))
+                };
+                let policy = |name: &str| conflicts.of(name);
+                let refuses = |name: &String| policy(name) == OnConflict::Refuse && changed(name);
+                let names: Vec<_> = names.iter().map(u8::to_string).collect();
+                let refused: Vec<_> = names.iter().filter(|name| refuses(name)).cloned().collect();
+                let (outcome, written) = run(Some(&entry), &commit, now);
+                if !refused.is_empty() {
+                    prop_assert_eq!(outcome, Outcome::Conflict { keys: refused });
+                    prop_assert!(written.is_none());
+                    continue;
+                }
+                prop_assert!(matches!(outcome, Outcome::Committed(_)));
+                let next = written.unwrap();
+                for name in &names {
+                    let yields = policy(name) == OnConflict::FirstWriter && changed(name);
+                    if yields {
+                        prop_assert_eq!(next.values.get(name), entry.values.get(name));
+                    } else if remove {
+                        prop_assert!(!next.values.contains_key(name));
+                    } else {
+                        prop_assert_eq!(next.values[name].version, next.version);
+                    }
+                }
+                seen[who] = Some(next.record(now, NEVER));
+                entry = next;
+            }
+        }
+    }
 }

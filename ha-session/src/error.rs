@@ -63,6 +63,12 @@ pub enum ConfigError {
         /// What it was given.
         given: String,
     },
+    /// The name of a value is empty, longer than 128 bytes or holds a control character.
+    #[error("value name {name:?} is empty, longer than 128 bytes or holds a control character")]
+    ValueName {
+        /// What was given.
+        name: String,
+    },
     /// Copies of a session for an outage must live for a second at least and not for long.
     #[error("degraded sessions of {lifetime:?} are shorter than a second or longer than {max:?}")]
     TicketLifetime {
@@ -110,7 +116,7 @@ pub enum SessionError {
     /// or is about to get, the new cookie, and can try again with it.
     #[error("the session id was rotated while the request was under way")]
     Superseded,
-    /// Another request changed the same values first, and [`OnConflict::Refuse`](crate::OnConflict::Refuse) is set.
+    /// Another request changed values first that [`OnConflict::Refuse`](crate::OnConflict::Refuse) is set for.
     /// None of this request's changes were stored.
     #[error("another request changed {keys:?} first")]
     Conflict {

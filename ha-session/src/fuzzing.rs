@@ -30,8 +30,10 @@ pub fn cookie_seeds() -> Vec<Vec<u8>> {
     [Protection::Signed, Protection::Encrypted]
         .into_iter()
         .filter_map(|protection| {
-            let header = cookies(protection)?.set(presented(), std::time::Duration::from_secs(1));
-            Some(header.ok()??.as_bytes().to_vec())
+            let (cookies, age) = (cookies(protection)?, std::time::Duration::from_secs(1));
+            let id = cookies.set(presented(), age).ok()??;
+            let version = cookies.set_version(presented(), age)?;
+            Some([id.as_bytes(), version.as_bytes()].join(&b"; "[..]))
         })
         .collect()
 }

@@ -16,7 +16,7 @@
 //!    503 with `Retry-After` and keeps its cookie; nothing is started, written or cleared. An app may opt in to show a few values
 //!    from a copy that the client carries ([`Degraded`]).
 //! 2. **Changes merge.** A commit is a patch of the names that changed, applied in one atomic step. Requests that change
-//!    different names never lose each other's changes; for the same name [`OnConflict`] says who wins.
+//!    different names never lose each other's changes; for the same name [`OnConflict`] says who wins, name by name if need be.
 //! 3. **Gone stays gone.** The patch of a slow request is dropped when the session ended under it, and its client gets
 //!    409. Which came first is told by two durations on one clock each, never by comparing clocks.
 //! 4. **Nothing is acknowledged that is not stored.** The commit happens after the handler and before the answer; if it
@@ -28,14 +28,14 @@
 //!    before for [`ROTATION_GRACE`] and takes no writes.
 //! 7. **Reading is cheap.** No cookie: the store is not asked. Session not used by the handler: not asked either. Only
 //!    changed: not read. Only read: nothing written, except for extending the idle window once a tenth of it has passed. No
-//!    change: no `Set-Cookie`.
+//!    change: no `Set-Cookie`. The id is sent when it changes, the version of what changed in a cookie of its own.
 //! 8. **Time is the store's.** Both limits of [`Expiry`] are kept on the store's clock; skewed app servers do not matter.
 //! 9. **Secrets stay secret.** Ids have 192 random bits; stores see their SHA-256 only, logs a keyed hash of that. The cookie is
 //!    `__Host-id`, signed or encrypted, `Secure`, `HttpOnly`, `SameSite=Lax`, `Path=/`; attributes that a browser would refuse
 //!    are refused when the layer is built ([`CookieConfig`]). Keys rotate with [`KeyRing`].
 //! 10. **Everywhere is everywhere.** [`Session::set_principal`] says whose a session is. [`Session::sessions`] lists the
 //!     sessions of a user, [`Session::revoke`] ends one, and [`Session::revoke_all`] ends all of them in one step that no
-//!     sign-in under way slips past: one that began before it is refused with 503, and the client sends it again.
+//!     sign-in under way slips past: one that began before it is refused with 503, stores nothing, and the client sends it again.
 //! 11. **Bad input is no session.** A garbled cookie, one of another key, one without a signature: all count as no cookie,
 //!     without an error, a panic or a question to the store. They say nothing about any session, and the first
 //!     session that the request starts replaces them.
@@ -146,7 +146,7 @@
 //!
 //! | metric | labels | |
 //! |---|---|---|
-//! | `ha_session_store_total` | `operation` (`load`, `commit`, `destroy`, `touch`, `list`, `revoke`, `revoke_all`), `outcome` (`found`, `gone`, `committed`, `superseded`, `conflict`, `too_large`, `done`, `unknown`) | counter: answers of the store |
+//! | `ha_session_store_total` | `operation` (`load`, `commit`, `destroy`, `touch`, `list`, `revoke`, `revoke_all`), `outcome` (`found`, `gone`, `committed`, `superseded`, `overtaken`, `conflict`, `too_large`, `done`, `unknown`) | counter: answers of the store |
 //! | `ha_session_store_seconds` | `operation` | histogram: how long they took |
 //! | `ha_session_degraded_total` | | counter: requests that saw the copy that their client carried |
 //! | `ha_session_refused_total` | `status` | counter: answers of the layer instead of the handler's |
@@ -158,7 +158,7 @@
 //! conversation with the store. Events: `session state unknown` (warn, with `degraded`), `session failed the request` (warn), `session
 //! changes made after the answer were never committed` (warn), `copied session not deleted where it was` (warn), `session not touched`
 //! (debug); and of the stores, inside that span, `redis lost acknowledged session changes`, `postgresql lost acknowledged session
-//! changes` and `redis was not told of a sign-out` (warn).
+//! changes`, `redis was not told of a sign-out` and `too many sign-outs wait for redis, this one is dropped` (warn).
 //!
 //! [`KeyRing`]: crate::KeyRing
 
@@ -174,6 +174,7 @@
 pub mod adapter;
 #[cfg(feature = "axum")]
 mod axum;
+mod conflict;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod cookie;
@@ -199,6 +200,7 @@ pub use ha_core::sign::{Key, KeyRing};
 
 #[cfg(feature = "axum")]
 pub use self::axum::MissingLayer;
+pub use self::conflict::OnConflict;
 pub use self::cookie::{CookieConfig, Degraded, Lifetime, Prefix, Protection, SameSite};
 pub use self::error::{ConfigError, SessionError};
 pub use self::expiry::Expiry;
@@ -206,7 +208,7 @@ pub use self::id::SessionKey;
 pub use self::middleware::{ResponseFuture, SessionLayer, SessionLayerBuilder, SessionService};
 pub use self::principal::{Claim, Owner, Principal, SessionInfo};
 pub use self::record::{Change, FORMAT, Patch, Record, Value, Version};
-pub use self::session::{OnConflict, OnServerError, Session};
+pub use self::session::{OnServerError, Session};
 #[cfg(feature = "redis")]
 pub use self::store::RedisStore;
 #[cfg(feature = "postgres")]

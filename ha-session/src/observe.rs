@@ -73,6 +73,7 @@ impl Named for Outcome {
             Self::Committed(_) => "committed",
             Self::Gone(_) => "gone",
             Self::Superseded => "superseded",
+            Self::Overtaken => "overtaken",
             Self::Conflict { .. } => "conflict",
             Self::TooLarge { .. } => "too_large",
         }

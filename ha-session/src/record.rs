@@ -181,6 +181,22 @@ impl Patch {
         )
     }
 
+    /// Leaves `name` as it is.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.changes.remove(name);
+    }
+
+    /// Whether `record` holds what this patch writes, and nothing that it removes.
+    pub(crate) fn is_in(&self, record: &Record) -> bool {
+        self.changes.iter().all(|(name, change)| {
+            let stored = record.values.get(name).map(|value| &value.bytes);
+            match change {
+                Change::Set(bytes) => stored == Some(bytes),
+                Change::Remove => stored.is_none(),
+            }
+        })
+    }
+
     /// Forgets the changes that `done` made as well, and keeps those that came after it.
     pub(crate) fn subtract(&mut self, done: &Self) {
         self.changes

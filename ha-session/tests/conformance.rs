@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use ha_session::conformance::{Conformance, Law};
 use ha_session::{
-    Commit, Expiry, Load, MemoryStore, Outcome, Patch, Record, SessionKey, Store, StoreError,
-    Version,
+    Commit, Expiry, Load, MemoryStore, Outcome, Patch, Principal, Record, SessionInfo, SessionKey,
+    Store, StoreError, Version,
 };
 
 /// What is wrong with a store.
@@ -29,6 +29,10 @@ enum Fault {
     OneVersion,
     /// A commit is made of two.
     Torn,
+    /// A second first commit replaces what the first has made.
+    Afresh,
+    /// All sessions are revoked one after the other, as they are listed.
+    OneByOne,
     /// Only the absolute limit is kept, and that for long.
     NoExpiry,
 }
@@ -85,6 +89,10 @@ impl Store for Faulty {
         let asked = commit.key;
         commit.key = self.real(asked);
         match self.fault {
+            Fault::Afresh if commit.create && self.record(commit.key).await.is_some() => {
+                *self.lives.lock().unwrap().entry(asked).or_default() += 1;
+                commit.key = self.real(asked);
+            }
             Fault::Blob => {
                 let before = self.record(commit.key).await;
                 tokio::task::yield_now().await;
@@ -170,6 +178,31 @@ impl Store for Faulty {
         }
         self.memory.touch(self.real(key), expiry).await
     }
+
+    async fn list(&self, principal: Principal) -> Result<Vec<SessionInfo>, StoreError> {
+        self.memory.list(principal).await
+    }
+
+    async fn revoke(&self, principal: Principal, key: SessionKey) -> Result<bool, StoreError> {
+        self.memory.revoke(principal, self.real(key)).await
+    }
+
+    async fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> Result<u64, StoreError> {
+        if self.fault != Fault::OneByOne {
+            return self.memory.revoke_all(principal, keep).await;
+        }
+        for info in self.memory.list(principal.clone()).await? {
+            tokio::task::yield_now().await;
+            if Some(info.key) != keep {
+                self.memory.revoke(principal.clone(), info.key).await?;
+            }
+        }
+        Ok(0)
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -183,6 +216,8 @@ async fn the_memory_store_keeps_every_law() {
 #[tokio::test(start_paused = true)]
 async fn a_store_with_a_fault_breaks_the_law_of_it() {
     for (fault, law) in [
+        (Fault::Afresh, Law::CreateOnce),
+        (Fault::OneByOne, Law::Principals),
         (Fault::Blob, Law::Merge),
         (Fault::Resurrects, Law::GoneStaysGone),
         (Fault::KeepsTheEnded, Law::GoneStaysGone),

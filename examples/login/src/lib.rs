@@ -133,8 +133,10 @@ async fn change_password(
     if !users.check(&name, &password.old) {
         return Ok(StatusCode::FORBIDDEN.into_response());
     }
+    // Whoever stole a cookie is out before anything else is done: if this fails, the same request can be sent again.
+    session.revoke_others().await?;
     users.set(&name, &password.new);
-    // Whoever knew the old password, or stole a cookie, is out; here the user stays in, under a new id.
+    // And whoever has signed in since, with the old password. Here the user stays in, under a new id.
     session.revoke_others().await?;
     session.rotate();
     session.insert("typed_at", now())?;

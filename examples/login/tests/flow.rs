@@ -1,9 +1,15 @@
 //! The flow, seen by browsers.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use ha_session::{Key, MemoryStore};
+use ha_session::{
+    Commit, Expiry, Key, Load, MemoryStore, Outcome, Principal, SessionInfo, SessionKey, Store,
+    StoreError, Version,
+};
 use http::header::{CONTENT_TYPE, COOKIE, ORIGIN, SET_COOKIE, USER_AGENT};
 use http::{Request, StatusCode};
 use login::{Users, app, axum_login_app};
@@ -14,6 +20,8 @@ struct Browser {
     app: Router,
     agent: &'static str,
     cookie: Option<String>,
+    /// How new a state it was told of.
+    version: Option<String>,
     from: Option<(&'static str, &'static str)>,
 }
 
@@ -23,6 +31,7 @@ impl Browser {
             app: app.clone(),
             agent,
             cookie: None,
+            version: None,
             from: None,
         }
     }
@@ -32,7 +41,7 @@ impl Browser {
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(USER_AGENT, self.agent)
             .header("host", "shop.example");
-        if let Some(cookie) = &self.cookie {
+        for cookie in [&self.cookie, &self.version].into_iter().flatten() {
             request = request.header(COOKIE, cookie);
         }
         if let Some((name, value)) = self.from {
@@ -40,9 +49,15 @@ impl Browser {
         }
         let request = request.body(Body::from(body.to_owned())).unwrap();
         let answer = self.app.clone().oneshot(request).await.unwrap();
-        if let Some(set) = answer.headers().get(SET_COOKIE) {
+        for set in answer.headers().get_all(SET_COOKIE) {
             let pair = set.to_str().unwrap().split(';').next().unwrap();
-            self.cookie = (!pair.ends_with('=')).then(|| pair.to_owned());
+            let (name, value) = pair.split_once('=').unwrap();
+            let held = (!value.is_empty()).then(|| pair.to_owned());
+            if name.ends_with("-v") {
+                self.version = held;
+            } else {
+                self.cookie = held;
+            }
         }
         let status = answer.status();
         let body = to_bytes(answer.into_body(), 100_000).await.unwrap();
@@ -131,6 +146,76 @@ async fn changing_the_password_asks_for_the_old_one_and_leaves_this_session_alon
     assert_eq!(thief.get("/").await.0, StatusCode::UNAUTHORIZED);
     let status = thief.post("/login", "name=ann&password=secret").await;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "the old password is none");
+}
+
+/// A store that fails one revocation, the n-th.
+#[derive(Clone)]
+struct Failing {
+    memory: MemoryStore,
+    left: Arc<AtomicUsize>,
+}
+
+impl Store for Failing {
+    async fn load(&self, key: SessionKey, floor: Version) -> Load {
+        self.memory.load(key, floor).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
+        self.memory.commit(commit).await
+    }
+
+    async fn destroy(&self, key: SessionKey) -> Result<(), StoreError> {
+        self.memory.destroy(key).await
+    }
+
+    async fn touch(&self, key: SessionKey, expiry: Expiry) -> Result<(), StoreError> {
+        self.memory.touch(key, expiry).await
+    }
+
+    async fn list(&self, principal: Principal) -> Result<Vec<SessionInfo>, StoreError> {
+        self.memory.list(principal).await
+    }
+
+    async fn revoke_all(
+        &self,
+        principal: Principal,
+        keep: Option<SessionKey>,
+    ) -> Result<u64, StoreError> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            return Err(StoreError::Unavailable {
+                store: "failing",
+                source: "once".into(),
+            });
+        }
+        self.memory.revoke_all(principal, keep).await
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_while_the_password_is_changed_leaves_no_thief_in() {
+    for failing in [1, 2] {
+        let store = Failing {
+            memory: MemoryStore::new(),
+            left: Arc::new(AtomicUsize::new(failing)),
+        };
+        let key = Key::from_bytes(&[7; 32]).unwrap();
+        let shop = app(store, key, Users::of("ann", "secret")).unwrap();
+        let (mut phone, mut thief) = (Browser::new(&shop, "phone"), Browser::new(&shop, "cave"));
+        phone.login().await;
+        thief.login().await;
+        let change = "old=secret&new=better";
+        let status = phone.post("/password", change).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        if failing == 1 {
+            // Nothing was done, and the same request does all of it.
+            assert_eq!(
+                phone.post("/password", change).await,
+                StatusCode::NO_CONTENT
+            );
+        }
+        assert_eq!(thief.get("/").await.0, StatusCode::UNAUTHORIZED);
+        assert_eq!(phone.who().await, "ann");
+    }
 }
 
 #[tokio::test]

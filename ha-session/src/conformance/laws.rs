@@ -1,6 +1,6 @@
 //! The laws, one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::{Bench, MAX_BYTES, Violation, set};
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
+use crate::principal::{Claim, Principal};
 use crate::record::{Patch, Record, Version};
-use crate::store::{Commit, Outcome, Store};
+use crate::store::{Commit, MAX_LISTED, Outcome, Store};
 
 fn update(key: SessionKey, patch: Patch) -> Commit {
     Commit::update(key, patch, super::expiry(), MAX_BYTES)
@@ -23,6 +24,117 @@ fn names(record: Option<&Record>) -> Vec<String> {
     record
         .map(|record| record.values.keys().cloned().collect())
         .unwrap_or_default()
+}
+
+pub(super) async fn create_once<S: Store>(
+    bench: &mut Bench<'_, S>,
+    count: usize,
+) -> Result<(), Violation> {
+    let key = bench.new_key();
+    let create = |n| Commit::create(key, set(&format!("n{n}"), b"1"), super::expiry(), 1 << 20);
+    let commits = (0..count).map(|n| bench.committed("a first commit", create(n)));
+    for record in join_all(commits).await {
+        record?;
+    }
+    let record = bench.load("after the commits", key).await?;
+    let found = names(record.as_ref());
+    if found.len() != count {
+        return Err(bench.broken("after the commits", format!("{count} names"), found));
+    }
+    Ok(())
+}
+
+/// Sign-ins of one principal and a revocation of all among them.
+pub(super) async fn principals<S: Store>(
+    bench: &mut Bench<'_, S>,
+    count: usize,
+) -> Result<(), Violation> {
+    let people = bench.people(["ann", "bob", "eve"]).await?;
+    let [ann, bob, _] = &people[..] else {
+        return Ok(());
+    };
+    let mut keys = Vec::new();
+    for who in [ann, ann, ann, bob] {
+        let key = bench.key(who.tag());
+        let commit = bench.claim(key, who);
+        let record = bench.committed("a sign-in", commit).await?;
+        if record.owner.map(|owner| owner.principal).as_ref() != Some(who) {
+            return Err(bench.broken("a sign-in", "a session of whom it was claimed for", who));
+        }
+        keys.push(key);
+    }
+    let [first, second, kept, of_bob] = keys[..] else {
+        return Ok(());
+    };
+    let known = bench.store.revoke(ann.clone(), of_bob).await;
+    if bench.answer("revoking somebody else's", known)? {
+        return Err(bench.broken("revoking somebody else's", "no", "yes"));
+    }
+    let known = bench.store.revoke(ann.clone(), first).await;
+    if !bench.answer("revoking one", known)? {
+        return Err(bench.broken("revoking one", "yes", "no"));
+    }
+    bench
+        .listed("after one was revoked", ann, &[second, kept])
+        .await?;
+
+    // What is claimed before the epoch is drawn is gone; what comes after it knows of it. Nothing is in between.
+    let late: Vec<_> = (0..count).map(|_| bench.key(ann.tag())).collect();
+    let claims = late.iter().map(|key| {
+        let commit = bench.claim(*key, ann);
+        bench.committed("a sign-in beside a revocation", commit)
+    });
+    let revoke = bench.store.revoke_all(ann.clone(), Some(kept));
+    let (epoch, claimed) = tokio::join!(revoke, join_all(claims));
+    let epoch = bench.answer("revoking all", epoch)?;
+    let mut left = vec![kept];
+    for (key, record) in late.iter().zip(claimed) {
+        let owner = record?.owner;
+        let knows = owner.is_some_and(|owner| owner.epoch >= epoch && owner.revoked_ago.is_some());
+        let there = bench.load("after all were revoked", *key).await?.is_some();
+        if there != knows {
+            return Err(bench.broken("after all were revoked", format!("there: {knows}"), there));
+        }
+        left.extend(there.then_some(*key));
+    }
+    for (key, there) in [(second, false), (kept, true), (of_bob, true)] {
+        let at = "after all of one were revoked";
+        if bench.load(at, key).await?.is_some() != there {
+            return Err(bench.broken(at, format!("there: {there}"), key));
+        }
+    }
+    if left.len() <= MAX_LISTED {
+        bench.listed("after all were revoked", ann, &left).await?;
+    }
+    let commit = update(second, set("late", b"1"));
+    let outcome = bench.commit("a late write", commit).await?;
+    if !matches!(outcome, Outcome::Gone(_)) {
+        return Err(bench.broken("a late write", "gone", outcome));
+    }
+    Ok(())
+}
+
+impl<S: Store> Bench<'_, S> {
+    fn claim(&self, key: SessionKey, who: &Principal) -> Commit {
+        let mut commit = Commit::create(key, set("start", b"1"), super::expiry(), MAX_BYTES);
+        commit.claim = Some(Claim::new(who.clone(), Some("a device")));
+        commit
+    }
+
+    async fn listed(
+        &self,
+        at: &str,
+        who: &Principal,
+        expected: &[SessionKey],
+    ) -> Result<(), Violation> {
+        let list = self.answer(at, self.store.list(who.clone()).await)?;
+        let found: BTreeSet<_> = list.iter().map(|info| info.key).collect();
+        let expected = expected.iter().copied().collect();
+        if found == expected {
+            return Ok(());
+        }
+        Err(self.broken(at, format!("{expected:?}"), found))
+    }
 }
 
 pub(super) async fn merge<S: Store>(

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
+use crate::principal::Principal;
 use crate::record::{Patch, Record, Version};
 use crate::store::{Commit, Load, Outcome, Store, StoreError};
 
@@ -38,6 +39,8 @@ const MAX_BYTES: usize = 400;
 pub enum Law {
     /// The same random steps have the same outcomes as with the memory store.
     SameAsModel,
+    /// Concurrent first commits of one key lead to one session that has what each of them wrote.
+    CreateOnce,
     /// Concurrent commits of different names are all there afterwards.
     Merge,
     /// A session that was ended, before or among concurrent commits, never comes back.
@@ -46,6 +49,9 @@ pub enum Law {
     RotateOnce,
     /// A commit that names the versions it saw is refused when somebody else changed them since.
     Conflict,
+    /// A principal's sessions are listed; one that is revoked is gone, and with all of them everything that was claimed before. Not
+    /// checked where the store says that it keeps no principals.
+    Principals,
     /// A commit that would make the session too large is refused and stores nothing.
     Limit,
     /// Each commit has a higher version than the one before.
@@ -58,12 +64,14 @@ pub enum Law {
 
 impl Law {
     /// All of them, in the order in which [`Conformance::run`] checks them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::SameAsModel,
+        Self::CreateOnce,
         Self::Merge,
         Self::GoneStaysGone,
         Self::RotateOnce,
         Self::Conflict,
+        Self::Principals,
         Self::Limit,
         Self::VersionsGrow,
         Self::WholeOrNothing,
@@ -75,10 +83,12 @@ impl fmt::Display for Law {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SameAsModel => "same outcomes as the memory store",
+            Self::CreateOnce => "a session is created once",
             Self::Merge => "changes of different names merge",
             Self::GoneStaysGone => "gone stays gone",
             Self::RotateOnce => "an id is rotated once",
             Self::Conflict => "conflicts are refused",
+            Self::Principals => "revoked is gone",
             Self::Limit => "limits are kept",
             Self::VersionsGrow => "versions grow",
             Self::WholeOrNothing => "a commit is whole or nothing",
@@ -189,10 +199,12 @@ impl<S: Store> Conformance<S> {
         };
         match law {
             Law::SameAsModel => model::same(&mut bench, self.steps).await,
+            Law::CreateOnce => laws::create_once(&mut bench, self.concurrency).await,
             Law::Merge => laws::merge(&mut bench, self.concurrency).await,
             Law::GoneStaysGone => laws::gone(&mut bench, self.concurrency).await,
             Law::RotateOnce => laws::rotate(&mut bench, self.concurrency).await,
             Law::Conflict => laws::conflict(&mut bench).await,
+            Law::Principals => laws::principals(&mut bench, self.concurrency).await,
             Law::Limit => laws::limit(&mut bench).await,
             Law::VersionsGrow => laws::versions(&mut bench).await,
             Law::WholeOrNothing => laws::whole(&mut bench).await,
@@ -260,6 +272,20 @@ impl<S: Store> Bench<'_, S> {
             Load::Found(record) => Ok(Some(record)),
             Load::Gone(_) => Ok(None),
             Load::Unknown(error) => Err(self.broken(at, "an answer", error)),
+        }
+    }
+
+    /// These, as principals of this run alone; nobody where the store keeps none.
+    async fn people(&mut self, names: [&str; 3]) -> Result<Vec<Principal>, Violation> {
+        let run: String = self.run.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut people = Vec::new();
+        for name in names {
+            let principal = Principal::new(format!("{name} {run}"));
+            people.push(principal.map_err(|error| self.broken(name, "a principal", error))?);
+        }
+        match self.store.list(people[0].clone()).await {
+            Err(StoreError::Unsupported { .. }) => Ok(Vec::new()),
+            listed => self.answer("a list", listed).map(|_| people),
         }
     }
 

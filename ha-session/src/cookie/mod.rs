@@ -1,4 +1,8 @@
-//! The cookie: a signed or encrypted session id and the newest version that its holder was told.
+//! The cookies: a signed or encrypted session id, and the newest version that its holder was told.
+//!
+//! They are two, because answers overtake each other on their way. The id is sent only when it changes: otherwise the late answer of
+//! a request that merely wrote would put back an id that was rotated away meanwhile. The version is sent with each commit, and
+//! holds for one id only, so that a late one is worth nothing beside a newer id.
 
 mod config;
 mod seal;
@@ -43,10 +47,12 @@ pub(crate) struct Cookies {
     ticket_sealer: Sealer,
     config: CookieConfig,
     name: String,
+    version_name: String,
     ticket_name: String,
     /// What is signed and encrypted holds for a cookie of this name only, so that another app with the same keys cannot be
     /// handed it.
     domain: String,
+    version_domain: String,
 }
 
 impl Cookies {
@@ -59,6 +65,8 @@ impl Cookies {
         Self {
             sealer: Sealer::new(&keys, "ha-session cookie"),
             ticket_sealer: Sealer::new(&keys, "ha-session ticket"),
+            version_name: format!("{name}-v"),
+            version_domain: format!("ha-session version {name}"),
             ticket_name: format!("{name}-ticket"),
             domain: format!("ha-session cookie {name}"),
             keys,
@@ -87,7 +95,26 @@ impl Cookies {
     /// The first cookie of our name that is of our making. Whatever else there is counts as no cookie: it says nothing
     /// about any session.
     pub(crate) fn read(&self, headers: &HeaderMap) -> Option<Presented> {
-        named(headers, &self.name).find_map(|text| self.decode(text))
+        let presented = named(headers, &self.name).find_map(|text| self.decode(text))?;
+        let told = named(headers, &self.version_name);
+        let told = told.filter_map(|text| self.decode_version(presented.id, text));
+        Some(Presented {
+            floor: told.fold(presented.floor, Version::max),
+            ..presented
+        })
+    }
+
+    /// The version that a cookie says the holder of this id was told.
+    fn decode_version(&self, id: SessionId, text: &str) -> Option<Version> {
+        if text.len() > MAX_TEXT {
+            return None;
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (version, signature) = bytes.split_first_chunk::<8>()?;
+        let signed = [&id.as_bytes()[..], version].concat();
+        let holds = signature.len() == SIGNATURE_LEN
+            && self.keys.verify(&self.version_domain, &signed, signature);
+        holds.then(|| Version::new(u64::from_be_bytes(*version)))
     }
 
     pub(crate) fn decode(&self, text: &str) -> Option<Presented> {
@@ -138,16 +165,38 @@ impl Cookies {
         presented: Presented,
         max_age: Duration,
     ) -> Result<Option<HeaderValue>, getrandom::Error> {
-        let max_age = match self.config.lifetime {
-            Lifetime::Absolute => Some(max_age),
-            Lifetime::Browser => None,
-        };
+        let max_age = self.max_age(max_age);
         Ok(self.header(&self.name, self.encode(presented)?, max_age))
     }
 
-    /// `Set-Cookie` that takes the cookie back.
+    /// `Set-Cookie` that says how new the state is that the holder of the id was told.
+    pub(crate) fn set_version(
+        &self,
+        presented: Presented,
+        max_age: Duration,
+    ) -> Option<HeaderValue> {
+        let version = presented.floor.get().to_be_bytes();
+        let signed = [&presented.id.as_bytes()[..], &version].concat();
+        let signature = self.keys.sign(&self.version_domain, &signed);
+        let text = URL_SAFE_NO_PAD.encode([&version[..], &signature].concat());
+        self.header(&self.version_name, text, self.max_age(max_age))
+    }
+
+    fn max_age(&self, left: Duration) -> Option<Duration> {
+        match self.config.lifetime {
+            Lifetime::Absolute => Some(left),
+            Lifetime::Browser => None,
+        }
+    }
+
+    /// `Set-Cookie` that takes the id back.
     pub(crate) fn clear(&self) -> Option<HeaderValue> {
         self.header(&self.name, String::new(), Some(Duration::ZERO))
+    }
+
+    /// `Set-Cookie` that takes the version back.
+    pub(crate) fn clear_version(&self) -> Option<HeaderValue> {
+        self.header(&self.version_name, String::new(), Some(Duration::ZERO))
     }
 
     /// The texts of the tickets that a request presented.

@@ -380,3 +380,32 @@ fn plain_http_needs_the_explicit_choice() {
         "{text}"
     );
 }
+
+#[test]
+fn the_version_is_a_cookie_of_its_own_and_holds_for_one_id_only() {
+    let cookies = Cookies::new(keys(1));
+    let newer = |id: u8| Presented {
+        id: SessionId::from_bytes([id; ID_LEN]),
+        floor: Version::new(43),
+    };
+    let told = |presented| {
+        let header = cookies.set_version(presented, Duration::from_secs(60));
+        let text = header.unwrap().to_str().unwrap().to_owned();
+        text.split(';').next().unwrap().to_owned()
+    };
+    let id = format!("__Host-id={}", cookies.encode(presented()).unwrap());
+    let (own, other) = (told(newer(9)), told(newer(8)));
+    assert!(own.starts_with("__Host-id-v="), "{own}");
+    let floor = |text: &str| cookies.read(&request(text)).unwrap().floor.get();
+    assert_eq!(floor(&id), 42);
+    assert_eq!(floor(&format!("{id}; {own}")), 43);
+    assert_eq!(floor(&format!("{id}; {other}")), 42, "of another session");
+    assert_eq!(floor(&format!("{id}; {other}; {own}")), 43);
+    let forged = own.replace("__Host-id-v=AAAA", "__Host-id-v=AAAB");
+    assert_ne!(own, forged);
+    assert_eq!(floor(&format!("{id}; {forged}")), 42);
+    for bad in ["__Host-id-v=", "__Host-id-v=!", "__Host-id-v=AAAA"] {
+        assert_eq!(floor(&format!("{id}; {bad}")), 42, "{bad}");
+    }
+    assert_eq!(cookies.read(&request(&own)), None, "nothing by itself");
+}

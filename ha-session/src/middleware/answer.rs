@@ -16,7 +16,12 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// Adds the cookie, and keeps shared caches from giving one user's answer to another.
 pub(crate) fn complete<B>(mut response: Response<B>, effects: Effects) -> Response<B> {
     let headers = response.headers_mut();
-    let cookies = [effects.set_cookie, effects.set_ticket, effects.clear_legacy];
+    let cookies = [
+        effects.set_cookie,
+        effects.set_version,
+        effects.set_ticket,
+        effects.clear_legacy,
+    ];
     if effects.private {
         vary_on_cookie(headers);
         if !headers.contains_key(CACHE_CONTROL) || cookies.iter().any(Option::is_some) {

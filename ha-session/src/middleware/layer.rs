@@ -5,11 +5,12 @@ use std::time::Duration;
 use ha_core::sign::KeyRing;
 use tower_layer::Layer;
 
+use crate::conflict::{Conflicts, OnConflict};
 use crate::cookie::{CookieConfig, Cookies, Degraded};
 use crate::error::ConfigError;
 use crate::expiry::Expiry;
 use crate::middleware::SessionService;
-use crate::session::{OnConflict, OnServerError, Settings, Shared};
+use crate::session::{OnServerError, Settings, Shared};
 use crate::store::Store;
 use crate::value::ValueFormat;
 
@@ -40,7 +41,6 @@ impl SessionLayer {
                 cookies: Cookies::new(keys.into()),
                 settings: Settings {
                     expiry: Expiry::default(),
-                    on_conflict: OnConflict::default(),
                     format: ValueFormat::default(),
                     max_value: SessionLayerBuilder::DEFAULT_MAX_VALUE,
                     max_session: SessionLayerBuilder::DEFAULT_MAX_SESSION,
@@ -49,6 +49,7 @@ impl SessionLayer {
                     pass_unknown: false,
                     on_server_error: OnServerError::default(),
                 },
+                conflicts: Conflicts::default(),
                 degraded: None,
                 #[cfg(feature = "migrate-tower-sessions")]
                 migration: None,
@@ -67,6 +68,7 @@ impl SessionLayer {
             store: Arc::clone(&self.shared.store),
             cookies: self.shared.cookies.clone().insecure(),
             settings: self.shared.settings,
+            conflicts: self.shared.conflicts.clone(),
             degraded: self.shared.degraded.clone(),
             #[cfg(feature = "migrate-tower-sessions")]
             migration: self.shared.migration.clone(),
@@ -124,9 +126,26 @@ impl SessionLayerBuilder {
         self
     }
 
-    /// What happens when two requests change the same value. Default: the last writer wins.
+    /// What happens when two requests change the same value, for every name without a policy of its own. Default: the last writer
+    /// wins.
     pub fn on_conflict(mut self, policy: OnConflict) -> Self {
-        self.shared.settings.on_conflict = policy;
+        self.shared.conflicts.default = policy;
+        self
+    }
+
+    /// What happens when two requests change the value `name`. Default: what [`on_conflict`](Self::on_conflict) says.
+    ///
+    /// ```
+    /// use ha_session::{Key, MemoryStore, OnConflict, SessionLayer};
+    ///
+    /// let layer = SessionLayer::builder(MemoryStore::new(), Key::from_bytes(&[7; 32])?)
+    ///     .on_conflict_of("step", OnConflict::Refuse)
+    ///     .on_conflict_of("experiment", OnConflict::FirstWriter)
+    ///     .build()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_conflict_of(mut self, name: impl Into<String>, policy: OnConflict) -> Self {
+        self.shared.conflicts.names.insert(name.into(), policy);
         self
     }
 
@@ -214,6 +233,7 @@ impl SessionLayerBuilder {
         if let Some(config) = self.cookie {
             self.shared.cookies = self.shared.cookies.configured(config)?;
         }
+        self.shared.conflicts.check()?;
         if let Some(degraded) = &self.shared.degraded {
             degraded.check()?;
         }

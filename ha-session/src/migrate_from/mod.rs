@@ -40,7 +40,8 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 
 /// Where tower-sessions' records are.
 pub trait Legacy: Send + Sync + 'static {
-    /// The record under this id, in tower-sessions' MessagePack. An error means that nobody can say.
+    /// The record under this id, in tower-sessions' MessagePack, if it has not expired by the clock of the store. An error means that
+    /// nobody can say.
     fn read<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, StoreError>>;
 
     /// Deletes the record. Deleting what is not there is fine.

@@ -15,6 +15,8 @@ use crate::store::StoreError;
 use crate::value;
 
 const CORRUPT: &str = "tower-sessions";
+/// What a session has left whose end has come by this app's clock and not by that of the old store: enough for the next request.
+const LEAST_LEFT: Duration = Duration::from_secs(60);
 
 /// What a session held, and how long it would have lived on unused.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,7 +46,10 @@ impl Import {
         let Some(bytes) = legacy.read(id).await? else {
             return Ok(None);
         };
-        Self::parse(&bytes, OffsetDateTime::now_utc())
+        // tower-sessions writes an hour of the wall clock: to make a duration of it takes another.
+        #[allow(clippy::disallowed_methods)]
+        let now = OffsetDateTime::now_utc();
+        Self::parse(&bytes, now).map(Some)
     }
 
     #[cfg(any(feature = "tower-sessions-014", feature = "tower-sessions-015"))]
@@ -52,15 +57,19 @@ impl Import {
         Self::read_text(legacy, &text(id)).await
     }
 
-    /// `None` for what has expired.
-    pub(crate) fn parse(bytes: &[u8], now: OffsetDateTime) -> Result<Option<Self>, StoreError> {
+    /// What a record says that the old store still has: that store says whether it lives, and an app whose clock is ahead signs
+    /// nobody out.
+    pub(crate) fn parse(bytes: &[u8], now: OffsetDateTime) -> Result<Self, StoreError> {
         let (_, data, expiry): (IgnoredAny, HashMap<String, Json>, OffsetDateTime) =
             rmp_serde::from_slice(bytes).map_err(|_| StoreError::Corrupt {
                 store: CORRUPT,
                 what: "the record is not one of tower-sessions",
             })?;
         let left = Duration::try_from(expiry - now).unwrap_or_default();
-        Ok((!left.is_zero()).then_some(Self { data, left }))
+        Ok(Self {
+            data,
+            left: left.max(LEAST_LEFT),
+        })
     }
 
     /// What to write into the session that takes over.
@@ -104,16 +113,18 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_record_is_none_and_a_garbled_one_an_error() {
-        let now = OffsetDateTime::now_utc();
-        let minute = Duration::from_secs(60);
+    fn what_the_old_store_still_has_lives_whatever_the_clock_here_says_and_a_garbled_record_is_an_error()
+     {
+        let now = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let hour = Duration::from_secs(3600);
         let data = HashMap::from([("user".to_owned(), Json::from("ann"))]);
         let bytes = |until: OffsetDateTime| rmp_serde::to_vec(&(7_i128, &data, until)).unwrap();
-        let found = Import::parse(&bytes(now + minute), now).unwrap().unwrap();
-        assert_eq!((found.left, &found.data), (minute, &data));
+        let found = Import::parse(&bytes(now + hour), now).unwrap();
+        assert_eq!((found.left, &found.data), (hour, &data));
         assert_eq!(found.patch().unwrap().iter().count(), 1);
-        assert_eq!(Import::parse(&bytes(now - minute), now).unwrap(), None);
-        let good = bytes(now + minute);
+        let ahead = Import::parse(&bytes(now - hour), now).unwrap();
+        assert_eq!((ahead.left, &ahead.data), (LEAST_LEFT, &data));
+        let good = bytes(now + hour);
         for len in 0..good.len() {
             assert!(Import::parse(&good[..len], now).is_err(), "{len}");
         }

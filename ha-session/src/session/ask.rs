@@ -14,6 +14,7 @@ use crate::cookie::{Presented, Ticket};
 use crate::error::SessionError;
 use crate::id::SessionId;
 use crate::observe::{self, Answered, Operation};
+use crate::record::{Record, Version};
 use crate::store::{Load, StoreError};
 
 impl Session {
@@ -47,6 +48,7 @@ impl Session {
     /// # Cancel safety
     /// Safe: dropped before it is ready, what was read before stays.
     pub async fn refresh(&self) -> Result<bool, SessionError> {
+        self.state().read = true;
         let gate = self.inner.gate.lock().await;
         let Some(presented) = self.state().current else {
             return Ok(false);
@@ -69,7 +71,17 @@ impl Session {
         }
     }
 
-    async fn ask(&self, presented: Presented) -> Seen {
+    /// What the store holds of a session; `None` when it is gone.
+    pub(super) async fn load_now(&self, id: SessionId) -> Result<Option<Record>, StoreError> {
+        let floor = Version::ZERO;
+        match self.load_from_store(Presented { id, floor }).await {
+            Load::Found(record) => Ok(Some(record)),
+            Load::Gone(_) => Ok(None),
+            Load::Unknown(error) => Err(error),
+        }
+    }
+
+    async fn load_from_store(&self, presented: Presented) -> Load {
         let shared = &self.inner.shared;
         let after = shared.settings.store_timeout;
         let load = async {
@@ -79,7 +91,11 @@ impl Session {
                 .await
                 .unwrap_or(Load::Unknown(timeout))
         };
-        match self.watched(Operation::Load, presented.id, load).await {
+        self.watched(Operation::Load, presented.id, load).await
+    }
+
+    async fn ask(&self, presented: Presented) -> Seen {
+        match self.load_from_store(presented).await {
             Load::Found(record) => Seen::Found(record),
             #[cfg(feature = "migrate-tower-sessions")]
             Load::Gone(gone) => self.take_over(presented, gone).await,

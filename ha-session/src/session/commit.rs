@@ -1,17 +1,16 @@
 //! From the changes of a request to what is stored.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Session;
 use super::state::{Cookie, Seen};
-use super::{OnConflict, Session};
 use crate::cookie::Presented;
 use crate::error::SessionError;
 use crate::id::{SessionId, TAG_LEN};
 use crate::observe::Operation;
 use crate::principal::Claim;
-use crate::record::{Change, Patch, Record, Version};
+use crate::record::{Change, Patch, Record};
 use crate::store::{Commit, Ending, Gone, Outcome, StoreError};
 
 /// More than two durations of whole milliseconds can be wrong by.
@@ -122,6 +121,12 @@ impl Session {
             match outcome {
                 Outcome::Committed(record) => return self.adopt(id, record, claim).await,
                 Outcome::Gone(gone) if blind && self.was_gone_before(gone) => {}
+                // The same sign-in, sent again, begins after it.
+                Outcome::Gone(Gone {
+                    ending: Ending::Revoked,
+                    ..
+                }) if claim.is_some() => return Err(SessionError::Revoked),
+                Outcome::Conflict { keys } => return self.settle_conflict(id, patch, keys).await,
                 other => return Err(self.refused(other, patch)),
             }
         }
@@ -136,7 +141,7 @@ impl Session {
             settings.expiry,
             settings.max_session,
         );
-        commit.expected = self.expected(patch);
+        self.expect(&mut commit);
         commit
     }
 
@@ -218,33 +223,65 @@ impl Session {
         }
     }
 
-    /// Whether this request began after something that was so long ago when the store answered. The store's durations are
-    /// whole milliseconds and its clock may run a little faster than ours: in doubt it did not.
+    /// Whether this request began after something that was so long ago when the store answered.
     pub(super) fn began_after(&self, ago: Duration) -> bool {
+        ago > self.age()
+    }
+
+    /// How long ago this request began at most. The store's durations are whole milliseconds and its clock may run a little faster
+    /// than ours.
+    fn age(&self) -> Duration {
         let elapsed = self.inner.started.elapsed();
-        ago > elapsed + elapsed / 500 + CLOCK_GRAIN
+        elapsed + elapsed / 500 + CLOCK_GRAIN
     }
 
-    fn expected(&self, patch: &Patch) -> Option<BTreeMap<String, Version>> {
-        if self.inner.shared.settings.on_conflict != OnConflict::Refuse {
-            return None;
+    /// A conflict is with oneself when a try before this one was stored and its answer lost.
+    async fn settle_conflict(
+        &self,
+        id: SessionId,
+        patch: &Patch,
+        keys: Vec<String>,
+    ) -> Result<(), SessionError> {
+        let conflict = SessionError::Conflict { keys };
+        if !self.state().unconfirmed {
+            return Err(conflict);
         }
-        let state = self.state();
-        let Seen::Found(record) = &state.seen else {
-            return None;
-        };
-        let seen = |name: &str| {
-            let value = record.values.get(name);
-            (name.to_owned(), value.map_or(Version::ZERO, |v| v.version))
-        };
-        Some(patch.iter().map(|(name, _)| seen(name)).collect())
+        let seen = self.load_now(id).await.map_err(not_committed)?;
+        match seen {
+            Some(record) if !record.superseded && patch.is_in(&record) => {
+                self.adopt(id, record, None).await
+            }
+            _ => Err(conflict),
+        }
     }
 
-    async fn send(&self, id: SessionId, commit: Commit) -> Result<Outcome, SessionError> {
+    /// What the commit has to meet because of what this request has seen.
+    fn expect(&self, commit: &mut Commit) {
+        let state = self.state();
+        if let Seen::Found(record) = &state.seen
+            && let Some((expected, yields)) =
+                self.inner.shared.conflicts.expected(&commit.patch, record)
+        {
+            commit.expected = Some(expected);
+            commit.yields = yields;
+        }
+    }
+
+    async fn send(&self, id: SessionId, mut commit: Commit) -> Result<Outcome, SessionError> {
+        if let Some(claim) = &commit.claim {
+            commit.began_ago = Some(self.age());
+            let drew = self.state().drew.clone();
+            let drew = drew.filter(|(principal, _)| *principal == claim.principal);
+            commit.knows = drew.map_or(0, |(_, epoch)| epoch);
+        }
+        // Dropped on the way it may be stored, too.
+        let before = std::mem::replace(&mut self.state().unconfirmed, true);
         let commit = self.inner.shared.store.commit(commit);
-        self.within(Operation::Commit, id, commit)
-            .await
-            .map_err(not_committed)
+        let sent = self.within(Operation::Commit, id, commit).await;
+        if !sent.as_ref().is_err_and(StoreError::may_have_changed) {
+            self.state().unconfirmed = before;
+        }
+        sent.map_err(not_committed)
     }
 
     /// Goes on with what was committed, unless all sessions of whom it was claimed for were revoked meanwhile.
@@ -271,9 +308,15 @@ impl Session {
             floor: record.version,
         };
         let mut state = self.state();
+        state.cookie = match state.cookie {
+            Cookie::Keep | Cookie::Told(..) if state.is_held(id) => {
+                Cookie::Told(presented, record.absolute_left)
+            }
+            _ => Cookie::Set(presented, record.absolute_left),
+        };
         state.current = Some(presented);
         state.drawn = None;
-        state.cookie = Cookie::Set(presented, record.absolute_left);
+        state.unconfirmed = false;
         state.seen = Seen::Found(record);
         Ok(())
     }
@@ -300,6 +343,7 @@ impl Session {
         match outcome {
             Outcome::Gone(_) | Outcome::Committed(_) => SessionError::Ended,
             Outcome::Superseded => SessionError::Superseded,
+            Outcome::Overtaken => SessionError::Revoked,
             Outcome::Conflict { keys } => SessionError::Conflict { keys },
             Outcome::TooLarge { bytes } => SessionError::SessionTooLarge {
                 key: largest(patch),

@@ -35,14 +35,18 @@ impl Session {
         };
         #[cfg(not(feature = "migrate-tower-sessions"))]
         let clear_legacy = None;
+        let (set_cookie, set_version) = match state.cookie {
+            Cookie::Keep => (None, None),
+            Cookie::Set(presented, age) => {
+                let id = cookies.set(presented, age).map_err(SessionError::Random)?;
+                (id, None)
+            }
+            Cookie::Told(presented, age) => (None, cookies.set_version(presented, age)),
+            Cookie::Clear => (cookies.clear(), cookies.clear_version()),
+        };
         Ok(Effects {
-            set_cookie: match state.cookie {
-                Cookie::Keep => None,
-                Cookie::Set(presented, age) => {
-                    cookies.set(presented, age).map_err(SessionError::Random)?
-                }
-                Cookie::Clear => cookies.clear(),
-            },
+            set_cookie,
+            set_version,
             set_ticket,
             clear_legacy,
             private: state.read || state.wrote,
@@ -85,8 +89,7 @@ impl Session {
             let state = self.state();
             match (&state.seen, state.current) {
                 (Seen::Found(record), Some(presented))
-                    if !state.wrote
-                        && !record.superseded
+                    if !record.superseded
                         && expiry.needs_touch(record.idle_left, record.absolute_left) =>
                 {
                     presented.id

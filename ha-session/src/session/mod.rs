@@ -23,17 +23,6 @@ use crate::error::SessionError;
 use crate::record::Change;
 use crate::value;
 
-/// What happens when two requests under way at the same time change the same value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum OnConflict {
-    /// The commit that comes last wins. The default, because it needs no read.
-    #[default]
-    LastWriter,
-    /// The later commit is refused with [`SessionError::Conflict`] when the request had read the session before.
-    Refuse,
-}
-
 /// What happens to the changes of a handler that answers with a server error (5xx).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

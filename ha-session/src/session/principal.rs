@@ -178,6 +178,7 @@ impl Session {
     }
 
     async fn end_all(&self, principal: Principal) -> Result<(), SessionError> {
+        self.state().read = true;
         self.load().await?;
         let _gate = self.inner.gate.lock().await;
         let own = self.owner().as_ref() == Some(&principal);

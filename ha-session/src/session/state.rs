@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-use super::{OnConflict, OnServerError};
+use super::OnServerError;
+use crate::conflict::Conflicts;
 use crate::cookie::{Cookies, Degraded, Presented, Ticket};
 use crate::expiry::Expiry;
 use crate::id::SessionId;
@@ -19,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn AnyStore>,
     pub(crate) cookies: Cookies,
     pub(crate) settings: Settings,
+    pub(crate) conflicts: Conflicts,
     pub(crate) degraded: Option<Degraded>,
     #[cfg(feature = "migrate-tower-sessions")]
     pub(crate) migration: Option<crate::migrate_from::Migration>,
@@ -62,7 +64,6 @@ pub(crate) struct Arrived {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) expiry: Expiry,
-    pub(crate) on_conflict: OnConflict,
     pub(crate) format: ValueFormat,
     pub(crate) max_value: usize,
     pub(crate) max_session: usize,
@@ -77,6 +78,8 @@ pub(super) struct State {
     pub(super) current: Option<Presented>,
     /// What was drawn for a commit that is not confirmed: it may be stored under it.
     pub(super) drawn: Option<SessionId>,
+    /// A commit was sent and may be stored, though nobody said so.
+    pub(super) unconfirmed: bool,
     pub(super) seen: Seen,
     pub(super) read: bool,
     pub(super) wrote: bool,
@@ -95,6 +98,17 @@ pub(super) struct State {
     pub(super) legacy: Option<crate::migrate_from::Carried>,
 }
 
+impl State {
+    /// Whether the client came with this id in a cookie of ours.
+    pub(super) fn is_held(&self, id: SessionId) -> bool {
+        #[cfg(feature = "migrate-tower-sessions")]
+        if self.legacy.is_some() {
+            return false;
+        }
+        self.current.is_some_and(|presented| presented.id == id)
+    }
+}
+
 /// What this request knows of the stored session.
 #[derive(Default)]
 pub(super) enum Seen {
@@ -111,7 +125,10 @@ pub(super) enum Seen {
 pub(super) enum Cookie {
     #[default]
     Keep,
+    /// Another id, and its version.
     Set(Presented, Duration),
+    /// The same id has a newer version.
+    Told(Presented, Duration),
     Clear,
 }
 
@@ -119,6 +136,7 @@ pub(super) enum Cookie {
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     pub(crate) set_cookie: Option<HeaderValue>,
+    pub(crate) set_version: Option<HeaderValue>,
     pub(crate) set_ticket: Option<HeaderValue>,
     /// Takes back the cookie of the layer that this one took over from.
     pub(crate) clear_legacy: Option<HeaderValue>,

@@ -11,7 +11,7 @@ use crate::cookie::Presented;
 use crate::error::SessionError;
 use crate::observe::Operation;
 use crate::record::{Patch, Version};
-use crate::store::{Commit, Ending, Gone, Load, Outcome, StoreError};
+use crate::store::{Commit, Ending, Gone, Outcome, StoreError};
 
 impl Session {
     /// What the old store has of a session that ours never had.
@@ -56,11 +56,10 @@ impl Session {
                 what: "it is larger than allowed",
             }),
             // Another request was first.
-            _ => match shared.store.load(key, Version::ZERO).await {
-                Load::Found(record) => Ok(Seen::Found(record)),
-                Load::Gone(_) => Ok(Seen::Nothing),
-                Load::Unknown(error) => Err(error),
-            },
+            _ => {
+                let found = self.load_now(presented.id).await?;
+                Ok(found.map_or(Seen::Nothing, Seen::Found))
+            }
         }
     }
 

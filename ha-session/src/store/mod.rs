@@ -8,7 +8,7 @@ mod redis;
 #[cfg(all(feature = "redis", feature = "postgres"))]
 mod tiered;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,9 +107,17 @@ pub struct Commit {
     /// Whose the session becomes in the same step. Without it, it stays whose it was. [`key_after`](Self::key_after) must
     /// have the principal's [`tag`](Principal::tag) then.
     pub claim: Option<Claim>,
+    /// How long ago the request began, on its own clock. A [`claim`](Self::claim) is refused with [`Outcome::Overtaken`] when all
+    /// sessions of its principal were revoked since. `None`: it is not asked.
+    pub began_ago: Option<Duration>,
+    /// The epoch that the request drew itself: a revocation of its own does not overtake it. Zero for none.
+    pub knows: u64,
     /// For each changed name the version that the request saw (zero for none), if a name that somebody else changed
     /// since is to refuse the commit. `None`: the last writer of a name wins.
     pub expected: Option<BTreeMap<String, Version>>,
+    /// Those of the [`expected`](Self::expected) names whose change is dropped where somebody else changed them since, instead of
+    /// refusing the commit: the first writer of such a name wins.
+    pub yields: BTreeSet<String>,
     /// How long the session lives.
     pub expiry: Expiry,
     /// The most bytes that the names and values may have afterwards.
@@ -126,7 +134,10 @@ impl Commit {
             patch,
             rotate_to: None,
             claim: None,
+            began_ago: None,
+            knows: 0,
             expected: None,
+            yields: BTreeSet::new(),
             expiry,
             max_bytes,
         }
@@ -157,6 +168,8 @@ pub enum Outcome {
     Gone(Gone),
     /// The id was rotated away a moment ago; nothing was stored.
     Superseded,
+    /// All sessions of whom it was to be claimed for were revoked since the request began; nothing was stored.
+    Overtaken,
     /// Somebody else changed these names since; nothing was stored.
     Conflict {
         /// The names.

@@ -46,9 +46,16 @@ async fn a_new_key_reads_the_cookies_of_the_old_one() {
     );
     client.app = routes().layer(SessionLayer::new(store.clone(), both));
     assert_eq!(client.text("/get/user").await, "ann");
+    let before = client.cookie.clone();
     client.text("/set/x/1").await;
+    assert_eq!(client.cookie, before, "an id is sent when it changes");
+    client.text("/sign-in/ann").await;
     client.app = routes().layer(SessionLayer::new(store, keys(2)));
-    assert_eq!(client.text("/get/user").await, "ann", "it was signed anew");
+    assert_eq!(
+        client.text("/get/user").await,
+        "ann",
+        "the next id is the new key's"
+    );
 }
 
 #[tokio::test]

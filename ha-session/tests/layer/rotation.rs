@@ -60,6 +60,24 @@ async fn after_the_grace_a_rotated_id_is_no_session() {
     );
 }
 
+/// Two requests of one browser: one that writes and one that signs in. The answer to the first arrives last.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_puts_no_id_back_that_was_rotated_away() {
+    let mut client = Client::new(MemoryStore::new());
+    client.text("/set/cart/1").await;
+    let mut answers = Vec::new();
+    for path in ["/set/cart/2", "/sign-in/ann"] {
+        let request = client.request(path);
+        answers.push(client.app.clone().oneshot(request).await.unwrap());
+    }
+    for answer in answers.iter().rev() {
+        client.take_cookie(answer);
+    }
+    tokio::time::advance(2 * ha_session::ROTATION_GRACE).await;
+    assert_eq!(client.text("/get/user").await, "ann");
+    assert_eq!(client.text("/get/cart").await, "2");
+}
+
 #[tokio::test]
 async fn a_slow_request_after_sign_out_brings_nothing_back_and_is_told() {
     for mode in ["read", "blind"] {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use ha_session::{Expiry, MemoryStore, SessionLayer};
+use axum::routing::get;
+use ha_session::{Expiry, MemoryStore, Session, SessionLayer};
 use http::StatusCode;
 use http::header::{CACHE_CONTROL, SET_COOKIE, VARY};
 
-use crate::support::{Client, Probe, body, keys, routes};
+use crate::support::{Answer, Client, Probe, body, keys, routes};
 
 #[tokio::test]
 async fn a_request_without_a_cookie_never_asks_the_store() {
@@ -89,4 +90,29 @@ async fn a_full_memory_store_refuses_new_sessions_and_keeps_the_old() {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     first.text("/set/user/eve").await;
     assert_eq!(first.text("/get/user").await, "eve");
+}
+
+/// What a socket does that was opened by a handler which wrote.
+#[tokio::test(start_paused = true)]
+async fn a_handle_that_wrote_extends_the_session_whenever_it_is_refreshed() {
+    let hour = Duration::from_secs(3600);
+    let store = Probe::default();
+    let (sender, mut handles) = tokio::sync::mpsc::channel(1);
+    let open = async move |session: Session| -> Answer<&'static str> {
+        session.insert("socket", "open")?;
+        sender.try_send(session).unwrap();
+        Ok("open")
+    };
+    let layer = SessionLayer::builder(store.clone(), keys(1))
+        .expiry(Expiry::new(hour, 10 * hour).unwrap())
+        .build()
+        .unwrap();
+    let mut client = Client::with(routes().route("/open", get(open)), layer);
+    client.text("/open").await;
+    let socket = handles.recv().await.unwrap();
+    for _ in 0..4 {
+        tokio::time::advance(hour / 2).await;
+        assert!(socket.refresh().await.unwrap());
+    }
+    assert_eq!(client.text("/get/socket").await, "open");
 }

@@ -10,8 +10,8 @@ use axum::extract::Path;
 use axum::routing::get;
 use ha_core::sign::{Key, KeyRing};
 use ha_session::{
-    Commit, Expiry, Load, MemoryStore, Outcome, Principal, Session, SessionError, SessionInfo,
-    SessionKey, SessionLayer, Store, StoreError, Version,
+    Commit, Expiry, Load, MemoryStore, Outcome, Patch, Principal, Session, SessionError,
+    SessionInfo, SessionKey, SessionLayer, Store, StoreError, Version,
 };
 use http::header::{CONTENT_TYPE, COOKIE, RETRY_AFTER, SET_COOKIE};
 use http::{Request, Response, StatusCode};
@@ -38,6 +38,8 @@ pub(crate) struct Probe {
     pub(crate) slow: Arc<AtomicBool>,
     /// The next commit is stored, and nobody is told.
     pub(crate) lose_answer: Arc<AtomicBool>,
+    /// The next commit is never stored, and nobody is told.
+    pub(crate) lose_request: Arc<AtomicBool>,
     committed: Arc<Mutex<HashSet<SessionKey>>>,
 }
 
@@ -60,6 +62,17 @@ impl Probe {
             live += usize::from(matches!(load, Load::Found(record) if !record.superseded));
         }
         live
+    }
+
+    /// Writes a value into every session, as other requests do.
+    pub(crate) async fn write_meanwhile(&self, name: &str) {
+        let keys = self.committed.lock().unwrap().clone();
+        for key in keys {
+            let mut patch = Patch::new();
+            patch.set(name, &b"other"[..]);
+            let commit = Commit::update(key, patch, Expiry::default(), 1 << 16);
+            self.memory.commit(commit).await.unwrap();
+        }
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -94,13 +107,19 @@ impl Store for Probe {
     async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
         self.commits.fetch_add(1, Ordering::SeqCst);
         self.check().await?;
+        let lost = || {
+            Err(StoreError::NoAnswer {
+                store: "probe",
+                source: "lost".into(),
+            })
+        };
+        if self.lose_request.swap(false, Ordering::SeqCst) {
+            return lost();
+        }
         self.committed.lock().unwrap().insert(commit.key_after());
         let outcome = self.memory.commit(commit).await;
         if self.lose_answer.swap(false, Ordering::SeqCst) {
-            return Err(StoreError::NoAnswer {
-                store: "probe",
-                source: "lost".into(),
-            });
+            return lost();
         }
         outcome
     }
@@ -191,6 +210,8 @@ pub(crate) fn routes() -> Router {
 pub(crate) struct Client {
     pub(crate) app: Router,
     pub(crate) cookie: Option<String>,
+    /// How new a state it was told of.
+    pub(crate) version: Option<String>,
     pub(crate) ticket: Option<String>,
 }
 
@@ -203,6 +224,7 @@ impl Client {
         Self {
             app: routes.layer(layer),
             cookie: None,
+            version: None,
             ticket: None,
         }
     }
@@ -211,6 +233,9 @@ impl Client {
         let mut request = Request::get(path);
         if let Some(cookie) = &self.cookie {
             request = request.header(COOKIE, format!("__Host-id={cookie}"));
+        }
+        if let Some(version) = &self.version {
+            request = request.header(COOKIE, format!("__Host-id-v={version}"));
         }
         if let Some(ticket) = &self.ticket {
             request = request.header(COOKIE, format!("__Host-id-ticket={ticket}"));
@@ -224,13 +249,14 @@ impl Client {
         answer
     }
 
-    fn take_cookie(&mut self, answer: &Response<Body>) {
+    pub(crate) fn take_cookie(&mut self, answer: &Response<Body>) {
         for header in answer.headers().get_all(SET_COOKIE) {
             let text = header.to_str().unwrap();
             let (name, value) = text.split(';').next().unwrap().split_once('=').unwrap();
             let value = (!value.is_empty()).then(|| value.to_owned());
             match name {
                 "__Host-id" => self.cookie = value,
+                "__Host-id-v" => self.version = value,
                 "__Host-id-ticket" => self.ticket = value,
                 other => panic!("unexpected cookie {other}"),
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
-use ha_session::{Session, SessionLayer};
+use ha_session::{OnConflict, Session, SessionLayer};
 use http::StatusCode;
 
 use crate::support::{Answer, Client, Probe, assert_unavailable, keys, routes};
@@ -119,4 +119,56 @@ async fn a_rotation_asked_for_during_a_commit_is_not_forgotten() {
     planted.text("/get/cart").await;
     let answer = planted.send("/set/cart/2").await;
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "rotated");
+}
+
+/// The first try is stored and its answer lost; the end of the request sends the same again.
+#[tokio::test]
+async fn a_change_whose_answer_was_lost_does_not_conflict_with_itself() {
+    let store = Probe::default();
+    let probe = store.clone();
+    let count = async move |session: Session, Path(other): Path<bool>| -> Answer<&'static str> {
+        let n: u32 = session.get("n").await?.unwrap_or(0);
+        session.insert("n", n + 1)?;
+        probe.lose_answer.store(!other, Ordering::SeqCst);
+        assert_eq!(session.commit().await.is_err(), !other);
+        Ok("counted")
+    };
+    let layer = SessionLayer::builder(store.clone(), keys(1))
+        .on_conflict(OnConflict::Refuse)
+        .build()
+        .unwrap();
+    let number = async |session: Session| -> Answer<String> {
+        Ok(session.get::<u32>("n").await?.unwrap_or(0).to_string())
+    };
+    let routes = routes()
+        .route("/count/{other}", get(count))
+        .route("/number", get(number));
+    let mut client = Client::with(routes, layer);
+    client.text("/count/true").await;
+    client.text("/count/false").await;
+    assert_eq!(client.text("/number").await, "2", "counted once each");
+}
+
+/// The control for the one above: what another request stored meanwhile is a conflict all the same.
+#[tokio::test]
+async fn another_requests_change_is_a_conflict_also_after_a_lost_answer() {
+    let store = Probe::default();
+    let probe = store.clone();
+    let slow = async move |session: Session| -> Answer<&'static str> {
+        let _: Option<u32> = session.get("n").await?;
+        session.insert("n", 7)?;
+        probe.lose_request.store(true, Ordering::SeqCst);
+        assert!(session.commit().await.is_err(), "it never arrived");
+        probe.write_meanwhile("n").await;
+        Ok("done")
+    };
+    let layer = SessionLayer::builder(store.clone(), keys(1))
+        .on_conflict(OnConflict::Refuse)
+        .build()
+        .unwrap();
+    let routes = routes().route("/slow-count", get(slow));
+    let mut client = Client::with(routes, layer);
+    client.text("/set/cart/1").await;
+    let answer = client.send("/slow-count").await;
+    assert_eq!(answer.status(), StatusCode::CONFLICT);
 }

@@ -92,6 +92,8 @@ struct User {
     client: Client<HttpConnector, Empty<Bytes>>,
     port: u16,
     cookie: Option<String>,
+    /// How new a state it was told of.
+    version: Option<String>,
 }
 
 impl User {
@@ -100,6 +102,7 @@ impl User {
             client: Client::builder(TokioExecutor::new()).build_http(),
             port,
             cookie: None,
+            version: None,
         }
     }
 
@@ -116,7 +119,7 @@ impl User {
 
     async fn send(&mut self, path: &str) -> Result<String, String> {
         let mut request = Request::get(format!("http://127.0.0.1:{}{path}", self.port));
-        if let Some(cookie) = &self.cookie {
+        for cookie in [&self.cookie, &self.version].into_iter().flatten() {
             request = request.header(COOKIE, cookie);
         }
         let request = request.body(Empty::new()).unwrap();
@@ -124,9 +127,14 @@ impl User {
         let answer = answer
             .map_err(|_| format!("{path} hangs"))?
             .map_err(|error| format!("{path}: {error:?}"))?;
-        if let Some(set) = answer.headers().get(SET_COOKIE) {
-            let set = set.to_str().unwrap();
-            self.cookie = set.split(';').next().map(str::to_owned);
+        for set in answer.headers().get_all(SET_COOKIE) {
+            let pair = set.to_str().unwrap().split(';').next().unwrap();
+            let held = Some(pair.to_owned());
+            if pair.split('=').next().unwrap().ends_with("-v") {
+                self.version = held;
+            } else {
+                self.cookie = held;
+            }
         }
         let status = answer.status();
         let body = answer.into_body().collect().await;

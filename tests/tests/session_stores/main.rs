@@ -2,14 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod cancel;
-mod contract;
 mod laws;
 mod naive;
 mod postgres;
 mod redis;
+mod rotated;
 mod storm;
 mod support;
 mod tiered;
+mod writers;
 
 #[path = "../polls/mod.rs"]
 mod polls;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::contract;
 use crate::support::{
     Client, DEADLINE, eventually, lost_in_a_merge, planted_id_is_signed_in,
     slow_request_after_sign_out,
@@ -22,7 +21,10 @@ async fn bed(replicas: usize) -> (Cluster, Router) {
         .start()
         .await
         .unwrap();
-    let mut builder = Router::builder().write_wait(Duration::from_millis(500));
+    // Many requests at once wait for a connection, whatever else the machine does.
+    let mut builder = Router::builder()
+        .write_wait(Duration::from_millis(500))
+        .pool_wait(DEADLINE);
     for node in &cluster.nodes {
         builder = builder.node(node.name.clone(), node.conninfo());
     }
@@ -36,15 +38,6 @@ pub(crate) async fn migrated(replicas: usize) -> (Cluster, PostgresStore) {
     let store = PostgresStore::new(router);
     store.migrate().await.unwrap();
     (cluster, store)
-}
-
-#[tokio::test]
-async fn the_function_follows_the_same_rules_as_memory() {
-    let (_cluster, store) = migrated(0).await;
-    for seed in 0..6 {
-        contract::same_as_memory(store.clone(), seed, 200).await;
-    }
-    contract::expires(store).await;
 }
 
 #[tokio::test]

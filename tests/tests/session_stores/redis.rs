@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use crate::contract;
 use crate::naive::WholeBlob;
 use crate::support::{
-    Client, lost_in_a_merge, planted_id_is_signed_in, slow_request_after_sign_out,
+    Client, DEADLINE, eventually, lost_in_a_merge, planted_id_is_signed_in,
+    slow_request_after_sign_out,
 };
 use ha_db::redis::{Connection, driver};
-use ha_session::{Load, RedisStore, SessionKey, Store, StoreError, Version};
+use ha_session::{
+    Claim, Commit, Expiry, Load, Outcome, Patch, Principal, RedisStore, SessionKey, Store,
+    StoreError, Version,
+};
 use ha_testbed::redis::{Cluster, Redis};
 use http::StatusCode;
 
@@ -17,20 +20,6 @@ pub(crate) async fn bed() -> (Cluster, Connection) {
     let connection = Connection::from_url(&redis.url()).unwrap();
     connection.ready(Duration::from_secs(10)).await.unwrap();
     (redis, connection)
-}
-
-#[tokio::test]
-async fn the_scripts_follow_the_same_rules_as_memory() {
-    let (_redis, connection) = bed().await;
-    for seed in 0..8 {
-        contract::same_as_memory(RedisStore::new(connection.clone()), seed, 250).await;
-    }
-}
-
-#[tokio::test]
-async fn sessions_end_on_the_servers_clock() {
-    let (_redis, connection) = bed().await;
-    contract::expires(RedisStore::new(connection)).await;
 }
 
 #[tokio::test]
@@ -196,4 +185,101 @@ async fn a_copy_never_replaces_a_newer_one_nor_an_end() {
     call.arg("").arg(0);
     connection.script::<Vec<String>>(&call).await.unwrap();
     assert_eq!(seen().await.0, "destroyed");
+}
+
+fn patch(names: &[&str]) -> Patch {
+    let mut patch = Patch::new();
+    for name in names {
+        patch.set(*name, &b"1"[..]);
+    }
+    patch
+}
+
+async fn names(store: &RedisStore, key: SessionKey) -> Option<Vec<String>> {
+    match store.load(key, Version::ZERO).await {
+        Load::Found(record) => Some(record.values.into_keys().collect()),
+        Load::Gone(_) => None,
+        Load::Unknown(error) => panic!("{error:?}"),
+    }
+}
+
+/// What a replica has not confirmed is not acknowledged, also when another app server finds it done already.
+#[tokio::test]
+async fn a_sign_out_that_is_repeated_elsewhere_waits_for_the_replicas_as_the_first_one_did() {
+    let redis = Redis::sentinel(3).start().await.unwrap();
+    let store = async || {
+        let connection = Connection::from_url(&redis.sentinel_url()).unwrap();
+        connection.ready(DEADLINE).await.unwrap();
+        RedisStore::new(connection).replicated(2)
+    };
+    let (one, other) = (store().await, store().await);
+    let key = SessionKey::from_parts([0, 0], [5; 32]);
+    let create = Commit::create(key, patch(&["a"]), Expiry::default(), 1000);
+    let created = one.commit(create).await.unwrap();
+    assert!(matches!(created, Outcome::Committed(_)));
+
+    let master = redis.master().await.unwrap();
+    let replicas = || redis.nodes.iter().enumerate().filter(|(n, _)| *n != master);
+    for (_, replica) in replicas() {
+        replica.freeze().unwrap();
+    }
+    for store in [&one, &other, &one] {
+        let error = store.destroy(key).await.unwrap_err();
+        let missed = matches!(error, StoreError::NotReplicated { wanted: 2, got: 0 });
+        assert!(missed && error.may_have_changed(), "{error:?}");
+    }
+    for (_, replica) in replicas() {
+        replica.thaw().unwrap();
+    }
+    eventually("they have it", async || other.destroy(key).await.is_ok()).await;
+    assert_eq!(names(&one, key).await, None);
+}
+
+#[tokio::test]
+async fn a_sign_out_that_cannot_reach_the_session_is_not_acknowledged() {
+    let (_redis, connection) = bed().await;
+    let store = RedisStore::new(connection);
+    let key = |n: u8| SessionKey::from_parts([0, 0], [n; 32]);
+    let create = Commit::create(key(0), patch(&["a"]), Expiry::default(), 1000);
+    store.commit(create).await.unwrap();
+    for n in 0..20 {
+        let mut commit = Commit::update(key(n), Patch::new(), Expiry::default(), 1000);
+        commit.rotate_to = Some(key(n + 1));
+        let outcome = store.commit(commit).await.unwrap();
+        assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    }
+    let refused = store.destroy(key(0)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(names(&store, key(20)).await.is_some());
+    // From nearer it is.
+    store.destroy(key(10)).await.unwrap();
+    assert_eq!(names(&store, key(20)).await, None);
+}
+
+/// A try that was cut off half-way has put the session under its next key. What is removed before the next try is not there after it.
+#[tokio::test]
+async fn a_sign_in_that_is_tried_again_leaves_nothing_of_the_first_try() {
+    let (_redis, connection) = bed().await;
+    let store = RedisStore::new(connection);
+    let ann = Principal::new("ann").unwrap();
+    let guest = SessionKey::from_parts([0, 0], [1; 32]);
+    let user = SessionKey::from_parts(ann.tag(), [2; 32]);
+    assert_ne!(guest.tag(), user.tag());
+    let expiry = Expiry::default();
+    let create = Commit::create(guest, patch(&["coupon", "cart"]), expiry, 1000);
+    store.commit(create).await.unwrap();
+    let mut first_half = Commit::create(user, patch(&["coupon", "cart", "user"]), expiry, 1000);
+    first_half.claim = Some(Claim::new(ann.clone(), None));
+    store.commit(first_half).await.unwrap();
+    let mut used = Patch::new();
+    used.remove("coupon");
+    let used = Commit::update(guest, used, expiry, 1000);
+    store.commit(used).await.unwrap();
+
+    let mut sign_in = Commit::update(guest, patch(&["user"]), expiry, 1000);
+    sign_in.rotate_to = Some(user);
+    sign_in.claim = Some(Claim::new(ann, None));
+    let outcome = store.commit(sign_in).await.unwrap();
+    assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    assert_eq!(names(&store, user).await.unwrap(), ["cart", "user"]);
 }

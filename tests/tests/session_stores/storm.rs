@@ -8,10 +8,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
+use ha_db::postgres::Router as Database;
 use ha_session::{
-    Commit, Expiry, Load, MemoryStore, Outcome, Principal, Session, SessionError, SessionInfo,
-    SessionKey, SessionLayer, Store, StoreError, Version,
+    Commit, Expiry, Load, MemoryStore, Outcome, Patch, PostgresStore, Principal, Session,
+    SessionError, SessionInfo, SessionKey, SessionLayer, Store, StoreError, Version,
 };
+use ha_testbed::postgres::Postgres;
 use http::StatusCode;
 use tokio::task::JoinSet;
 
@@ -221,73 +223,63 @@ async fn sign_ins_slip_past_whoever_revokes_one_by_one() {
     assert!(all > 0, "the control");
 }
 
-/// The usual way to keep time: the app writes when a session ends, and compares it with its own clock. Nothing in ours asks an app's
-/// clock, which `ha-session/clippy.toml` enforces; this is what it would cost.
-#[derive(Clone)]
-struct AppClock<S> {
-    store: S,
-    /// The app's clock against the store's, in seconds.
-    skew: i64,
-    ends: Arc<std::sync::Mutex<std::collections::HashMap<SessionKey, i64>>>,
-    started: tokio::time::Instant,
-}
-
-impl<S> AppClock<S> {
-    fn now(&self) -> i64 {
-        let elapsed = self.started.elapsed().as_secs();
-        i64::try_from(elapsed).unwrap() + self.skew
+/// A session of two seconds in a PostgreSQL whose clock is so many minutes ahead of this app's: how long the app sees it, in whole
+/// seconds. `naive` writes its end by the app's clock, as an app that keeps time itself does.
+async fn seconds_alive(minutes: i32, naive: bool) -> u64 {
+    const LONGEST: Duration = Duration::from_secs(8);
+    let cluster = Postgres::primary().start().await.unwrap();
+    let node = &cluster.nodes[0];
+    let admin = node.client().await.unwrap();
+    let shifted = format!(
+        "create schema shifted; \
+         create function shifted.clock_timestamp() returns timestamptz language sql volatile as \
+         $$select pg_catalog.clock_timestamp() + interval '{minutes} minutes'$$; \
+         create function shifted.now() returns timestamptz language sql stable as \
+         $$select pg_catalog.now() + interval '{minutes} minutes'$$"
+    );
+    admin.batch_execute(&shifted).await.unwrap();
+    // What is looked up by name is found there first.
+    let path = "options='-c search_path=shifted,public,pg_catalog'";
+    let router = Database::builder()
+        .node(node.name.clone(), format!("{} {path}", node.conninfo()))
+        .build()
+        .unwrap();
+    router.wait_primary(DEADLINE).await.unwrap();
+    let store = PostgresStore::new(router);
+    store.migrate().await.unwrap();
+    let idle = Duration::from_secs(2);
+    let key = SessionKey::from_parts([0, 0], [1; 32]);
+    let expiry = Expiry::new(idle, 100 * idle).unwrap();
+    let create = Commit::create(key, Patch::new(), expiry, 1000);
+    let created = store.commit(create).await.unwrap();
+    assert!(matches!(created, Outcome::Committed(_)));
+    let begun = tokio::time::Instant::now();
+    if naive {
+        let end = "update shifted.ha_session set idle_until = $1";
+        let at = std::time::SystemTime::now() + idle;
+        assert_eq!(admin.execute(end, &[&at]).await.unwrap(), 1);
     }
-}
-
-impl<S: Store> Store for AppClock<S> {
-    async fn load(&self, key: SessionKey, floor: Version) -> Load {
-        let ends = self.ends.lock().unwrap().get(&key).copied();
-        match ends {
-            Some(ends) if ends <= self.now() => Load::Gone(ha_session::Gone::MISSING),
-            _ => self.store.load(key, floor).await,
+    while begun.elapsed() < LONGEST {
+        match store.load(key, Version::ZERO).await {
+            Load::Found(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Load::Gone(_) => break,
+            Load::Unknown(error) => panic!("{error:?}"),
         }
     }
-
-    async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
-        let idle = i64::try_from(commit.expiry.idle().as_secs()).unwrap();
-        let ends = self.now() + idle;
-        self.ends.lock().unwrap().insert(commit.key_after(), ends);
-        self.store.commit(commit).await
-    }
-
-    async fn destroy(&self, key: SessionKey) -> Result<(), StoreError> {
-        self.store.destroy(key).await
-    }
-
-    async fn touch(&self, key: SessionKey, expiry: Expiry) -> Result<(), StoreError> {
-        self.store.touch(key, expiry).await
-    }
+    begun.elapsed().as_secs()
 }
 
+/// The app sends durations and gets durations: the clocks may be as far apart as they like, either way.
 #[tokio::test]
-async fn clocks_ten_minutes_apart_sign_nobody_out_and_where_the_app_keeps_time_they_do() {
-    let bed = Bed::single().await;
-    let idle = Duration::from_secs(300);
-    let expiry = Expiry::new(idle, 2 * idle).unwrap();
-    let layer = |store| SessionLayer::builder(store, keys()).expiry(expiry).build();
-    let ends = Arc::default();
-    let started = tokio::time::Instant::now();
-    let skewed = |skew| AppClock {
-        store: bed.store.clone(),
-        skew,
-        ends: Arc::clone(&ends),
-        started,
-    };
-    let mut naive = Client::with(layer(skewed(-300)).unwrap());
-    naive.text("/sign-in/ann").await;
-    let mut naive = naive.at(layer(skewed(300)).unwrap());
-    assert_eq!(naive.text("/get/user").await, "nothing", "the control");
-
-    // No clock of an app comes into it: what an app sends and gets are durations.
-    let stores = [bed.store.clone(), bed.store.clone()];
-    let [slow, fast] = stores.map(|store| SessionLayer::builder(store, keys()).expiry(expiry));
-    let mut client = Client::with(slow.build().unwrap());
-    client.text("/sign-in/ann").await;
-    let mut client = client.at(fast.build().unwrap());
-    assert_eq!(client.text("/get/user").await, "ann");
+async fn clocks_minutes_apart_sign_nobody_out_and_keep_nobody_in_and_where_the_app_keeps_time_they_do()
+ {
+    for minutes in [5, -5] {
+        let alive = seconds_alive(minutes, false).await;
+        assert!((2..8).contains(&alive), "{minutes} minutes: {alive} s");
+    }
+    assert!(
+        seconds_alive(5, true).await < 2,
+        "the control is signed out"
+    );
+    assert_eq!(seconds_alive(-5, true).await, 8, "the control stays in");
 }

@@ -103,6 +103,7 @@ pub(crate) struct Client {
     app: Router,
     gate: Gate,
     pub(crate) cookie: Option<String>,
+    version: Option<String>,
 }
 
 impl Client {
@@ -117,6 +118,7 @@ impl Client {
             app: routes(gate.clone()).layer(layer),
             gate,
             cookie: None,
+            version: None,
         }
     }
 
@@ -126,14 +128,7 @@ impl Client {
             app,
             gate: Gate::default(),
             cookie: None,
-        }
-    }
-
-    /// The same browser at another app server.
-    pub(crate) fn at(self, layer: SessionLayer) -> Self {
-        Self {
-            cookie: self.cookie,
-            ..Self::with(layer)
+            version: None,
         }
     }
 
@@ -141,6 +136,9 @@ impl Client {
         let mut request = Request::get(path);
         if let Some(cookie) = &self.cookie {
             request = request.header(COOKIE, format!("__Host-id={cookie}"));
+        }
+        if let Some(version) = &self.version {
+            request = request.header(COOKIE, format!("__Host-id-v={version}"));
         }
         request.body(Body::empty()).unwrap()
     }
@@ -155,13 +153,16 @@ impl Client {
     }
 
     fn take_cookie(&mut self, answer: &Response<Body>) {
-        let Some(header) = answer.headers().get(SET_COOKIE) else {
-            return;
-        };
-        let text = header.to_str().unwrap();
-        let value = text.split(';').next().unwrap();
-        let value = value.strip_prefix("__Host-id=").unwrap();
-        self.cookie = (!value.is_empty()).then(|| value.to_owned());
+        for header in answer.headers().get_all(SET_COOKIE) {
+            let pair = header.to_str().unwrap().split(';').next().unwrap();
+            let (name, value) = pair.split_once('=').unwrap();
+            let value = (!value.is_empty()).then(|| value.to_owned());
+            match name {
+                "__Host-id" => self.cookie = value,
+                "__Host-id-v" => self.version = value,
+                other => panic!("unexpected cookie {other}"),
+            }
+        }
     }
 
     pub(crate) async fn text(&mut self, path: &str) -> String {

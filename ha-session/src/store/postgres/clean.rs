@@ -15,6 +15,9 @@ use crate::store::StoreError;
 
 const CLEAN: &str = "select deleted, wait_ms from ha_session_clean_2($1, $2, $3, $4)";
 
+/// How long one batch may take: far more than it needs, so that a server that hangs is left and asked again later.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How fast ended sessions are deleted, by all nodes together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
@@ -121,7 +124,9 @@ async fn clean(store: &PostgresStore, pace: Pace) -> Result<(u64, Duration), Sto
         (&idle, Type::INT8),
         (&longest, Type::INT8),
     ];
-    row::cleaned(store.query(CLEAN, params).await?.into_iter().next())
+    let rows = tokio::time::timeout(TIMEOUT, store.query(CLEAN, params));
+    let timeout = StoreError::Timeout { after: TIMEOUT };
+    row::cleaned(rows.await.unwrap_or(Err(timeout))?.into_iter().next())
 }
 
 #[cfg(test)]

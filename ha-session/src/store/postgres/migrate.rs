@@ -3,7 +3,11 @@
 use ha_db::postgres::{Error, Router};
 
 /// The statements of each version, the first being version 1. Only ever append.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+];
 
 /// Held while migrating; the bytes of "hasess".
 const LOCK: i64 = 0x6861_7365_7373;

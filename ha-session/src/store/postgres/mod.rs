@@ -31,7 +31,7 @@ const LOAD: &str = "select s.format::int, s.version, s.state::int, s.data::text,
      from ha_session s left join ha_session_revocation v on v.principal = s.principal where s.key = $1";
 const COMMIT: &str = "select outcome, stored_format, new_version, idle_left_ms, absolute_left_ms, ago_ms, payload::text, \
      owner, owner_epoch, revoked_ago_ms \
-     from ha_session_commit_2($1, $2, $3, $4::text::jsonb, $5, $6::text::jsonb, $7, $8, $9, $10, $11, $12)";
+     from ha_session_commit_3($1, $2, $3, $4::text::jsonb, $5, $6::text::jsonb, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const DESTROY: &str = "select ha_session_destroy_2($1, $2)";
 const REVOKE_ALL: &str = "select new_epoch, kept from ha_session_revoke_all_2($1, $2)";
 const LIST: &str = "select key, device, (extract(epoch from clock_timestamp() - claimed_at) * 1000)::bigint, \
@@ -261,6 +261,9 @@ impl Store for PostgresStore {
         let claim = commit.claim.as_ref();
         let principal = claim.map(|claim| claim.principal.as_str());
         let device = claim.and_then(|claim| claim.device.as_deref());
+        let began = commit.began_ago.map(ms);
+        let yields: Vec<&str> = commit.yields.iter().map(String::as_str).collect();
+        let knows = i64::try_from(commit.knows).unwrap_or(i64::MAX);
         let rows = self
             .query(
                 COMMIT,
@@ -277,6 +280,9 @@ impl Store for PostgresStore {
                     (&max, Type::INT8),
                     (&principal, Type::TEXT),
                     (&device, Type::TEXT),
+                    (&began, Type::INT8),
+                    (&knows, Type::INT8),
+                    (&yields, Type::TEXT_ARRAY),
                 ],
             )
             .await?;
@@ -327,6 +333,27 @@ fn ms(duration: Duration) -> i64 {
     i64::try_from(millis(duration)).unwrap_or(i64::MAX)
 }
 
+/// What the server said, without the detail that it adds: that quotes what is stored, and errors are logged.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {message}")]
+struct Refusal {
+    code: String,
+    message: String,
+}
+
+impl Refusal {
+    fn of(error: &Error) -> Option<Self> {
+        let Error::Query(query) = error else {
+            return None;
+        };
+        let said = query.as_db_error()?;
+        Some(Self {
+            code: said.code().code().to_owned(),
+            message: said.message().to_owned(),
+        })
+    }
+}
+
 fn query_error(error: Error) -> StoreError {
     let refused = match &error {
         // The server's own refusal rolled the statement back. A broken link says nothing, and neither does a server that
@@ -337,7 +364,11 @@ fn query_error(error: Error) -> StoreError {
         Error::Timeout { .. } => false,
         other => !other.is_unknown(),
     };
-    let (store, source) = (NAME, Box::new(error));
+    let store = NAME;
+    let source: Box<dyn std::error::Error + Send + Sync> = match Refusal::of(&error) {
+        Some(refusal) => Box::new(refusal),
+        None => Box::new(error),
+    };
     if refused {
         StoreError::Unavailable { store, source }
     } else {

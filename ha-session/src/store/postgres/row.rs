@@ -116,6 +116,7 @@ pub(super) fn outcome(row: Option<Row>) -> Result<Outcome, StoreError> {
         "rotated" => gone(Ending::Rotated),
         "revoked" => gone(Ending::Revoked),
         "expired" => gone(Ending::Expired),
+        "overtaken" => Ok(Outcome::Overtaken),
         "superseded" => Ok(Outcome::Superseded),
         "conflict" => {
             let names: String = field(&row, 6)?;

@@ -230,7 +230,7 @@ declare
     old_ones  bigint;
     ms        constant interval := interval '1 millisecond';
 begin
-    -- The turn is a lock of this transaction: it ends with it, also when the node does. The bytes of "hasesc".
+    -- The turn is a lock of this transaction: it ends with it, also when the node does. The number is nobody else's.
     if not pg_try_advisory_xact_lock(114784820819811) then
         wait_ms := p_pause_ms;
         return;

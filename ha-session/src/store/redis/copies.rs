@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::redis::Script;
 
 use super::reply::{Reply, Stored};
-use super::{RedisStore, script, store_error};
+use super::{RedisStore, script};
 use crate::engine::{TOMBSTONE_MS, millis};
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
@@ -29,6 +29,7 @@ pub(crate) enum Copy {
 pub(crate) struct Copies {
     store: RedisStore,
     put: Script,
+    retire: Script,
 }
 
 impl Copies {
@@ -41,12 +42,8 @@ impl Copies {
                 ..store.clone()
             },
             put: script(include_str!("put.lua")),
+            retire: script(include_str!("retire.lua")),
         }
-    }
-
-    /// Whether no master is connected right now, so that commands would only wait.
-    pub(crate) fn is_disconnected(&self) -> bool {
-        self.store.connection.status().master.is_none()
     }
 
     pub(crate) async fn look(&self, key: SessionKey) -> Result<Copy, StoreError> {
@@ -96,12 +93,17 @@ impl Copies {
         noted.map(drop)
     }
 
-    /// Drops a copy.
-    pub(crate) async fn forget(&self, key: SessionKey) -> Result<(), StoreError> {
-        let mut command = ::redis::cmd("UNLINK");
-        command.arg(self.store.key(&key));
-        let dropped = self.store.connection.run(&command).await;
-        dropped.map_err(store_error)
+    /// Remembers that an id was rotated away, also if it was never here: a read that began before and ends after it must not put
+    /// back what it found.
+    pub(crate) async fn retire(
+        &self,
+        key: SessionKey,
+        left: Duration,
+        ago: Duration,
+    ) -> Result<(), StoreError> {
+        let mut call = self.retire.key(self.store.key(&key));
+        call.arg(millis(left)).arg(millis(ago)).arg(TOMBSTONE_MS);
+        self.store.run(&call).await.map(drop)
     }
 
     pub(crate) async fn touch(&self, key: SessionKey, expiry: Expiry) -> Result<(), StoreError> {

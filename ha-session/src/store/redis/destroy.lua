@@ -8,7 +8,12 @@ end
 if entry.view == 'missing' and ARGV[4] ~= '' then
   return answer(entry)
 end
-if entry.view == 'destroyed' or (entry.view == 'missing' and ARGV[2] ~= '1') then
+if entry.view == 'destroyed' then
+  -- A write as well: whoever waits for replicas waits for this one, not for what another link wrote.
+  redis.call('PEXPIREAT', key, int(now + tonumber(ARGV[1])))
+  return answer(entry)
+end
+if entry.view == 'missing' and ARGV[2] ~= '1' then
   return answer(entry)
 end
 if entry.successor and entry.successor ~= '' and ARGV[3] ~= '1' then

@@ -19,7 +19,7 @@ use crate::error::ConfigError;
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
 use crate::principal::{Principal, SessionInfo};
-use crate::record::{Change, Patch, Record, Version};
+use crate::record::{Change, Patch, Version};
 use crate::store::{Commit, Gone, Load, MAX_LISTED, Outcome, ROTATION_GRACE, Store, StoreError};
 
 #[cfg(feature = "postgres")]
@@ -143,6 +143,11 @@ impl RedisStore {
         parse: impl FnOnce(Vec<Vec<u8>>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         if self.replicas > 0 {
+            if !self.connection.status().nodes.is_empty() {
+                return Err(StoreError::Unsupported {
+                    what: "wait for the replicas of a redis cluster",
+                });
+            }
             let ready = self.connection.ready(Self::REPLICATION_WAIT).await;
             ready.map_err(store_error)?;
         }
@@ -197,10 +202,15 @@ impl RedisStore {
         let mut at = key;
         let ended = loop {
             let reply = self.end_one(at, missing_too, false, principal).await?;
-            let next = reply.successor()?;
-            let Some(next) = next.filter(|_| passed.len() < MAX_HOPS) else {
+            let Some(next) = reply.successor()? else {
                 break reply.view() == "destroyed";
             };
+            if passed.len() >= MAX_HOPS {
+                return Err(StoreError::Unavailable {
+                    store: NAME,
+                    source: "the session was rotated too often to be followed".into(),
+                });
+            }
             passed.push(at);
             at = next;
         };
@@ -227,10 +237,18 @@ impl RedisStore {
         self.write(&call, Reply::parse).await
     }
 
-    async fn commit_one(&self, commit: &Commit) -> Result<Outcome, StoreError> {
+    /// One step; with `afresh` nothing stays of what is there.
+    async fn commit_one(&self, commit: &Commit, afresh: bool) -> Result<Outcome, StoreError> {
         let key = self.key(&commit.key);
         let mut call = self.scripts.commit.key(&key);
         call.key(self.key(&commit.key_after()));
+        if let Some(claim) = &commit.claim {
+            // In the slot of the key that it is claimed under.
+            let base = self.base(claim.principal.tag());
+            let name = claim.principal.as_str();
+            call.key(format!("{base}r:{name}"))
+                .key(format!("{base}l:{name}"));
+        }
         let mut sets = Vec::new();
         let mut removes = Vec::new();
         for (name, change) in commit.patch.iter() {
@@ -253,7 +271,10 @@ impl RedisStore {
             .arg(removes.len())
             .arg(expected.len())
             .arg(claim.map_or("", |claim| claim.principal.as_str()))
-            .arg(device.unwrap_or_default());
+            .arg(device.unwrap_or_default())
+            .arg(commit.began_ago.map_or(-1, whole_millis))
+            .arg(commit.knows)
+            .arg(u8::from(afresh));
         for (name, bytes) in sets {
             call.arg(name).arg(&bytes[..]);
         }
@@ -261,7 +282,9 @@ impl RedisStore {
             call.arg(name);
         }
         for (name, version) in expected {
-            call.arg(name).arg(version.get());
+            call.arg(name)
+                .arg(version.get())
+                .arg(u8::from(commit.yields.contains(name)));
         }
         self.write(&call, Reply::parse).await?.outcome()
     }
@@ -270,7 +293,6 @@ impl RedisStore {
     /// if it is still what was put there. Nobody knows the next key before both are done, so that wherever this stops exactly one
     /// key can be used, the old one or the next.
     async fn relocate(&self, commit: Commit, next: SessionKey) -> Result<Outcome, StoreError> {
-        let mut placed: Option<Record> = None;
         for _ in 0..MAX_TRIES {
             let record = match self.look(commit.key).await?.stored()? {
                 Stored::Found(record) if record.superseded => return Ok(Outcome::Superseded),
@@ -278,34 +300,34 @@ impl RedisStore {
                 Stored::Gone(gone) => return Ok(Outcome::Gone(gone)),
                 Stored::Missing => return Ok(Outcome::Gone(Gone::MISSING)),
             };
-            if let Some(keys) = engine::conflicts(&record.values, commit.expected.as_ref()) {
-                return Ok(Outcome::Conflict { keys });
-            }
+            let changes = match engine::admitted(&record.values, &commit) {
+                Ok(changes) => changes,
+                Err(keys) => return Ok(Outcome::Conflict { keys }),
+            };
             let absolute = record.absolute_left.max(Duration::from_secs(1));
             let mut patch = Patch::new();
-            for name in placed.iter().flat_map(|placed| placed.values.keys()) {
-                patch.remove(name.as_str());
-            }
             for (name, value) in &record.values {
                 patch.set(name.as_str(), value.bytes.clone());
             }
-            for (name, change) in commit.patch.iter() {
+            for (name, change) in changes.iter() {
                 match change {
                     Change::Set(bytes) => patch.set(name, bytes.clone()),
                     Change::Remove => patch.remove(name),
                 }
             }
             let step = Commit {
-                key: next,
-                create: true,
-                patch,
-                rotate_to: None,
                 claim: commit.claim.clone(),
-                expected: None,
-                expiry: commit.expiry.within(absolute),
-                max_bytes: commit.max_bytes,
+                began_ago: commit.began_ago,
+                knows: commit.knows,
+                ..Commit::create(
+                    next,
+                    patch,
+                    commit.expiry.within(absolute),
+                    commit.max_bytes,
+                )
             };
-            let stored = match self.commit_one(&step).await? {
+            // A try before this one may have put there what was removed since.
+            let stored = match self.commit_one(&step, true).await? {
                 Outcome::Committed(stored) => stored,
                 refused => return Ok(refused),
             };
@@ -319,7 +341,6 @@ impl RedisStore {
             if reply.view() == "live" {
                 return Ok(Outcome::Committed(stored));
             }
-            placed = Some(stored);
             if reply.view() != "changed" {
                 self.end_one(next, false, true, None).await?;
                 return match reply.stored()? {
@@ -391,7 +412,7 @@ impl Store for RedisStore {
     async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
         match commit.rotate_to {
             Some(next) if next.tag() != commit.key.tag() => self.relocate(commit, next).await,
-            _ => self.commit_one(&commit).await,
+            _ => self.commit_one(&commit, false).await,
         }
     }
 
@@ -430,6 +451,11 @@ impl Store for RedisStore {
     ) -> Result<u64, StoreError> {
         self.draw_epoch(&principal, keep, 0).await
     }
+}
+
+/// Milliseconds as the scripts read them.
+fn whole_millis(duration: Duration) -> i64 {
+    i64::try_from(millis(duration)).unwrap_or(i64::MAX)
 }
 
 fn no_answer(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {

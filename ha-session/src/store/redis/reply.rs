@@ -110,6 +110,7 @@ impl Reply {
         match self.view.as_str() {
             "live" => Ok(Outcome::Committed(self.record(false)?)),
             "superseded" => Ok(Outcome::Superseded),
+            "overtaken" => Ok(Outcome::Overtaken),
             "conflict" => {
                 let names = self
                     .rest

@@ -1,21 +1,24 @@
 //! Redis in front of PostgreSQL.
 
+mod inner;
+mod pause;
+mod tell;
+
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
-use crate::engine::millis;
+use self::pause::Pause;
+use self::tell::Ended;
 use crate::expiry::Expiry;
 use crate::id::SessionKey;
 use crate::principal::{Principal, SessionInfo};
-use crate::record::{Record, Version};
-use crate::store::redis::{Copies, Copy};
+use crate::record::Version;
+use crate::store::redis::Copies;
 use crate::store::{
-    Commit, Ending, Gone, Load, Outcome, PostgresStore, RedisStore, Store, StoreError,
+    Commit, Load, Outcome, PostgresStore, ROTATION_GRACE, RedisStore, Store, StoreError,
 };
 
 /// What an acknowledged commit means.
@@ -39,7 +42,7 @@ pub enum Level {
 /// # What it promises at [`Level::Durable`]
 /// - A commit is acknowledged once PostgreSQL has it, whatever Redis does: losing, flushing or failing over Redis loses no
 ///   acknowledged change and signs nobody out.
-/// - A client never reads a state older than it was told. The cookie carries the newest version its holder was told;
+/// - A client never reads a state older than it was told. The client carries the newest version that it was told;
 ///   an older copy in Redis is not used, the read goes through to PostgreSQL and the copy is repaired. The highest version
 ///   wins.
 /// - While PostgreSQL is lost, reads are answered from Redis and commits fail. While both are lost, the state is unknown.
@@ -170,191 +173,6 @@ impl fmt::Debug for Tiered {
     }
 }
 
-impl Inner {
-    /// Whether to pass Redis over: it failed a moment ago, or it failed last and has no master yet.
-    fn skips_redis(&self) -> bool {
-        self.redis_pause.is_on() || (self.redis_pause.failed_last() && self.cache.is_disconnected())
-    }
-
-    async fn look(&self, key: SessionKey) -> Option<Copy> {
-        if self.skips_redis() {
-            return None;
-        }
-        match self.cache.look(key).await {
-            Ok(cached) => {
-                self.redis_pause.succeeded();
-                Some(cached)
-            }
-            Err(error) => {
-                self.cache_failed("read", &error);
-                None
-            }
-        }
-    }
-
-    async fn keep(&self, key: SessionKey, record: &Record) {
-        // An id that was rotated away answers for seconds only.
-        if record.superseded || self.skips_redis() {
-            return;
-        }
-        if let Err(error) = self.cache.put(key, record).await {
-            self.cache_failed("write", &error);
-        }
-    }
-
-    /// Drops the copy of an id that was rotated away. Should that fail, it shows the values from before the rotation
-    /// until it is checked again, and PostgreSQL takes no writes under it.
-    async fn forget(&self, key: SessionKey) {
-        if self.skips_redis() {
-            return;
-        }
-        if let Err(error) = self.cache.forget(key).await {
-            self.cache_failed("write", &error);
-        }
-    }
-
-    fn cache_failed(&self, what: &str, error: &StoreError) {
-        if !matches!(
-            error,
-            StoreError::Format { .. } | StoreError::Corrupt { .. }
-        ) {
-            self.redis_pause.start();
-        }
-        tracing::debug!(
-            error = error as &dyn std::error::Error,
-            "redis {what} failed, going on without"
-        );
-    }
-
-    /// PostgreSQL's word on a copy that is here: `None` when it cannot be had quickly.
-    async fn confirm(&self, key: SessionKey, floor: Version) -> Option<Load> {
-        if self.postgres_pause.is_on() {
-            return None;
-        }
-        let load = self.postgres.load(key, floor);
-        match tokio::time::timeout(Tiered::CONFIRM_TIMEOUT, load).await {
-            Ok(Load::Unknown(StoreError::Format { found })) => {
-                Some(Load::Unknown(StoreError::Format { found }))
-            }
-            Ok(Load::Unknown(_)) | Err(_) => {
-                self.postgres_pause.start();
-                None
-            }
-            Ok(load) => Some(load),
-        }
-    }
-
-    async fn load(self: &Arc<Self>, key: SessionKey, floor: Version) -> Load {
-        let cached = self.look(key).await;
-        let skipped = cached.is_none();
-        let (copy, age) = match usable(cached, floor) {
-            Some(Ok(copy)) => copy,
-            Some(Err(gone)) => return Load::Gone(gone),
-            None => return self.load_through(key, floor, skipped).await,
-        };
-        if age < self.settings.recheck {
-            return Load::Found(copy);
-        }
-        match self.confirm(key, floor).await {
-            Some(Load::Found(record)) if record.version < copy.version => Load::Found(copy),
-            Some(load) => {
-                self.repair(key, &load).await;
-                load
-            }
-            None => self.during_outage(copy, age),
-        }
-    }
-
-    async fn load_through(
-        self: &Arc<Self>,
-        key: SessionKey,
-        floor: Version,
-        skipped: bool,
-    ) -> Load {
-        let load = self.postgres.load(key, floor).await;
-        if matches!(load, Load::Unknown(_)) && skipped {
-            // Redis was passed over because of one failure; now it is all there is.
-            match usable(self.cache.look(key).await.ok(), floor) {
-                Some(Ok((copy, age))) => return self.during_outage(copy, age),
-                Some(Err(gone)) => return Load::Gone(gone),
-                None => return load,
-            }
-        }
-        self.repair(key, &load).await;
-        load
-    }
-
-    fn during_outage(&self, record: Record, age: Duration) -> Load {
-        match self.settings.trust_during_outage {
-            Some(limit) if age > limit => Load::Unknown(StoreError::Timeout {
-                after: Tiered::CONFIRM_TIMEOUT,
-            }),
-            _ => Load::Found(record),
-        }
-    }
-
-    async fn repair(self: &Arc<Self>, key: SessionKey, load: &Load) {
-        match load {
-            Load::Found(record) => self.keep(key, record).await,
-            Load::Gone(Gone {
-                ending: Ending::Destroyed | Ending::Revoked,
-                ..
-            }) => self.bury(key).await,
-            Load::Gone(_) | Load::Unknown(_) => {}
-        }
-    }
-
-    /// Puts the end of a session into Redis, and goes on trying where that fails.
-    async fn bury(self: &Arc<Self>, key: SessionKey) {
-        self.tell(Ended::Session(key)).await;
-    }
-
-    async fn tell(self: &Arc<Self>, ended: Ended) {
-        if let Err(error) = ended.tell(&self.cache).await {
-            self.tell_later(ended, &error);
-        }
-    }
-
-    fn tell_later(&self, ended: Ended, error: &StoreError) {
-        self.cache_failed("sign-out", error);
-        let cache = self.cache.clone();
-        let mut burials = self.burials.lock().unwrap_or_else(PoisonError::into_inner);
-        while burials.try_join_next().is_some() {}
-        if burials.len() >= Tiered::MAX_BURIALS {
-            tracing::warn!("too many sign-outs wait for redis, this one is dropped");
-            return;
-        }
-        burials.spawn(async move {
-            let deadline = Instant::now() + Tiered::BURY_FOR;
-            while Instant::now() < deadline {
-                tokio::time::sleep(Tiered::PAUSE).await;
-                if ended.tell(&cache).await.is_ok() {
-                    return;
-                }
-            }
-            tracing::warn!("redis was not told of a sign-out");
-        });
-    }
-}
-
-/// What Redis has to be told of, because a copy there would outlive it.
-enum Ended {
-    Session(SessionKey),
-    /// A session that PostgreSQL had ended already: only a copy that is here matters.
-    Copy(SessionKey),
-    All(Principal, u64),
-}
-
-impl Ended {
-    async fn tell(&self, cache: &Copies) -> Result<(), StoreError> {
-        match self {
-            Self::Session(key) => cache.bury(*key).await,
-            Self::Copy(key) => cache.end(*key).await,
-            Self::All(principal, epoch) => cache.revoke(principal, *epoch).await,
-        }
-    }
-}
-
 impl Store for Tiered {
     async fn load(&self, key: SessionKey, floor: Version) -> Load {
         if self.is_cache_only() {
@@ -372,14 +190,17 @@ impl Store for Tiered {
         match &outcome {
             Outcome::Committed(record) => {
                 if key != after {
-                    self.inner.forget(key).await;
+                    self.inner
+                        .tell(Ended::rotated(key, ROTATION_GRACE, Duration::ZERO))
+                        .await;
                 }
                 self.inner.keep(after, record).await;
             }
-            Outcome::Gone(Gone {
-                ending: Ending::Destroyed | Ending::Revoked,
-                ..
-            }) => self.inner.bury(key).await,
+            Outcome::Gone(gone) => self.inner.note_end(key, gone).await,
+            Outcome::Superseded => {
+                let seen = Ended::rotated(key, ROTATION_GRACE, Duration::ZERO);
+                self.inner.tell(seen).await;
+            }
             _ => {}
         }
         Ok(outcome)
@@ -405,12 +226,11 @@ impl Store for Tiered {
             return self.inner.redis.touch(key, expiry).await;
         }
         let inner = &self.inner;
-        if !inner.skips_redis()
-            && let Err(error) = inner.cache.touch(key, expiry).await
-        {
-            inner.cache_failed("touch", &error);
+        if inner.redis_pause.passes() {
+            let touched = inner.cache.touch(key, expiry).await;
+            inner.cache_answered("touch", &touched);
         }
-        if inner.postgres_pause.is_on() {
+        if !inner.postgres_pause.passes() {
             return Ok(());
         }
         let after = Self::CONFIRM_TIMEOUT;
@@ -418,8 +238,9 @@ impl Store for Tiered {
         let result = tokio::time::timeout(after, touch)
             .await
             .unwrap_or(Err(StoreError::Timeout { after }));
-        if result.is_err() {
-            inner.postgres_pause.start();
+        match &result {
+            Ok(()) => inner.postgres_pause.succeeded(),
+            Err(_) => inner.postgres_pause.failed(),
         }
         result
     }
@@ -459,56 +280,5 @@ impl Store for Tiered {
         }
         self.inner.tell(Ended::All(principal, epoch)).await;
         Ok(epoch)
-    }
-}
-
-/// What Redis may be believed: a copy that is not older than the client was told, or an end that is final. Everything else
-/// is for PostgreSQL to say.
-fn usable(cached: Option<Copy>, floor: Version) -> Option<Result<(Record, Duration), Gone>> {
-    match cached? {
-        Copy::Found(record, age) if record.version >= floor => Some(Ok((record, age))),
-        Copy::Gone(gone) if gone.is_final() => Some(Err(gone)),
-        _ => None,
-    }
-}
-
-/// Leaves a store alone for a moment after it failed.
-struct Pause {
-    origin: Instant,
-    length: Duration,
-    until_ms: AtomicU64,
-    failed: AtomicBool,
-}
-
-impl Pause {
-    fn new(length: Duration) -> Self {
-        Self {
-            origin: Instant::now(),
-            length,
-            until_ms: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
-        }
-    }
-
-    fn now_ms(&self) -> u64 {
-        millis(self.origin.elapsed())
-    }
-
-    fn is_on(&self) -> bool {
-        self.now_ms() < self.until_ms.load(Ordering::Relaxed)
-    }
-
-    fn start(&self) {
-        let until = self.now_ms() + millis(self.length);
-        self.until_ms.fetch_max(until, Ordering::Relaxed);
-        self.failed.store(true, Ordering::Relaxed);
-    }
-
-    fn succeeded(&self) {
-        self.failed.store(false, Ordering::Relaxed);
-    }
-
-    fn failed_last(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
     }
 }
