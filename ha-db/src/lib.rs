@@ -107,6 +107,9 @@ pub mod lease;
 #[cfg(feature = "postgres")]
 mod migrate;
 
+#[cfg(feature = "tower")]
+mod problem_document;
+
 #[cfg(feature = "postgres")]
 pub mod notify;
 

@@ -1,7 +1,8 @@
 //! What it takes to be lent a connection: time, allocations, statements on the server; and what a probe costs a node.
 //!
 //! One thread, so that nothing else of the process runs within a checkout. Connections are lent in batches, all are there, and the
-//! next batch waits until all are back: what a return does in the background is no part of `read_checkout`, but is of `read_cycle`.
+//! next batch waits until all are back: what a return does in the background is no part of `read_checkout`, but is of `read_cycle`. The one
+//! allocation of ours is the client's context, which the service makes for each request.
 
 use std::time::{Duration, Instant};
 
@@ -75,9 +76,31 @@ async fn proven(router: &Router, token: Token) -> Outcome<()> {
     Ok(())
 }
 
+/// A connection, and the client that has it.
+type Lent = (Causal, ha_db::postgres::Conn);
+
 /// As a request does that came with this token.
-async fn lent(router: &Router, token: Token) -> Outcome<ha_db::postgres::Conn> {
-    Ok(router.db(Causal::new(Some(token))).read().await?)
+async fn lent(router: &Router, token: Token) -> Outcome<Lent> {
+    let causal = Causal::new(Some(token));
+    let conn = router.db(causal.clone()).read().await?;
+    Ok((causal, conn))
+}
+
+async fn lent_eventually(router: &Router) -> Outcome<Lent> {
+    let causal = Causal::default();
+    let db = router.db(causal.clone());
+    let conn = db.read_with(Consistency::Eventual).await?;
+    Ok((causal, conn))
+}
+
+/// Gives all back, and returns when the next one can be lent any of them: a client's context knows what was done as the last thing
+/// before that.
+async fn back(held: Vec<Lent>) {
+    let (clients, conns): (Vec<_>, Vec<_>) = held.into_iter().unzip();
+    drop(conns);
+    for client in clients {
+        client.settle().await;
+    }
 }
 
 async fn checkouts(
@@ -103,19 +126,13 @@ async fn checkouts(
             ours.push(took / BATCH as u32);
             allocations[0] += change.allocations + change.reallocations;
         }
-        drop(held);
-        settled().await;
+        back(held).await;
 
         let mut held = Vec::with_capacity(BATCH);
         let region = Region::new(&INSTRUMENTED_SYSTEM);
         let begun = Instant::now();
         for _ in 0..BATCH {
-            held.push(
-                router
-                    .db(Causal::default())
-                    .read_with(Consistency::Eventual)
-                    .await?,
-            );
+            held.push(lent_eventually(router).await?);
         }
         let took = begun.elapsed();
         let change = region.change();
@@ -123,8 +140,7 @@ async fn checkouts(
             eventual.push(took / BATCH as u32);
             allocations[2] += change.allocations + change.reallocations;
         }
-        drop(held);
-        settled().await;
+        back(held).await;
 
         let mut held = Vec::with_capacity(BATCH);
         let region = Region::new(&INSTRUMENTED_SYSTEM);
@@ -154,11 +170,6 @@ async fn checkouts(
     Ok(())
 }
 
-/// Gives what was returned the time to come back to the pool.
-async fn settled() {
-    tokio::time::sleep(Duration::from_millis(3)).await;
-}
-
 /// Checkout, one statement, and back, one after the other.
 async fn cycles(
     router: &Router,
@@ -171,7 +182,11 @@ async fn cycles(
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for _ in 0..times {
         let begun = Instant::now();
-        lent(router, token).await?.query_typed(READ, value).await?;
+        lent(router, token)
+            .await?
+            .1
+            .query_typed(READ, value)
+            .await?;
         ours.push(begun.elapsed());
         let begun = Instant::now();
         pool.get().await?.query_typed(READ, value).await?;

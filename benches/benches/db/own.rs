@@ -1,8 +1,8 @@
 //! Reads of own writes where the token is minted in one process and the read done in another.
 //!
 //! This process is the app server that writes; it starts this program once more as the one that reads, and both talk over a
-//! socket. After each acknowledged write come some reads in the other process at once, each as a request of its own, and each has to
-//! show it: that is a check. The control is the same without the token. Replicas show a commit some milliseconds late, as
+//! socket. After each acknowledged write come some reads in the other process at once, each as a request of its own that begins with
+//! nothing but the token's text, and each has to show the write: that is a check. The control is the same without the token. Replicas show a commit some milliseconds late, as
 //! those of another zone do; on loopback the words between the processes take as long as the replication.
 
 use std::collections::HashMap;
@@ -20,16 +20,18 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio_postgres::types::Type;
 
 use crate::app::Nodes;
 use crate::bed::{Bed, LIMIT};
 use crate::report::{OURS, Report};
 use crate::{Outcome, Words, ours};
 
-const CLIENTS: usize = 32;
-/// Reads after each write.
-const READS: u64 = 4;
+/// Few enough for the reads after a write to begin before the replicas show it: else the control would not be one.
+const CLIENTS: usize = 4;
+/// Reads after each write, and at the same time.
+const READS: usize = 8;
+/// Connections of each process to a node.
+const POOL: usize = 32;
 const DELAY: Duration = Duration::from_millis(5);
 /// No run goes on for longer; what was checked until then is said.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -41,7 +43,7 @@ fn keys() -> Outcome<KeyRing> {
 }
 
 fn router(nodes: &Nodes) -> Outcome<Router> {
-    Ok(ours::builder(nodes).pool_size(CLIENTS).build()?)
+    Ok(ours::builder(nodes).pool_size(POOL).build()?)
 }
 
 /// This program as the app server that reads.
@@ -71,7 +73,7 @@ impl Reader {
         runtime.block_on(self.serve())
     }
 
-    /// Answers each line `NUMBER TOKEN CLIENT` with `NUMBER VERSION NODE`, until the other process is gone.
+    /// Answers each line `NUMBER TOKEN CLIENT` with `NUMBER`, and `VERSION NODE` for each read, until the other process is gone.
     async fn serve(self) -> Outcome<()> {
         let router = router(&self.nodes)?;
         ours::ready(&router, self.nodes.len() - 1).await?;
@@ -94,23 +96,32 @@ impl Reader {
             while tasks.try_join_next().is_some() {}
             let (router, keys, answer) = (router.clone(), Arc::clone(&keys), answer.clone());
             tasks.spawn(async move {
-                let number = line.split(' ').next().unwrap_or_default().to_owned();
-                let seen = read(&router, &keys, &line).await;
-                let (version, node) = seen.unwrap_or_else(|error| {
-                    eprintln!("reader: {error}");
-                    (-1, "-".to_owned())
-                });
-                let _ = answer.send(format!("{number} {version} {node}\n")).await;
+                let mut line = line.split(' ');
+                let mut word = || line.next().unwrap_or_default();
+                let (mut said, token, client) = (word().to_owned(), word(), word());
+                let reads = (0..READS).map(|_| read(&router, &keys, token, client));
+                for seen in futures_util::future::join_all(reads).await {
+                    let (version, node) = seen.unwrap_or_else(|error| {
+                        eprintln!("reader: {error}");
+                        (-1, "-".to_owned())
+                    });
+                    said += &format!(" {version} {node}");
+                }
+                let _ = answer.send(said + "\n").await;
             });
         }
         Ok(())
     }
 }
 
-async fn read(router: &Router, keys: &KeyRing, line: &str) -> Outcome<(i64, String)> {
-    let mut words = line.split(' ').skip(1);
-    let (token, client) = (words.next().unwrap_or_default(), words.next());
-    let client: i32 = client.ok_or("no client")?.parse()?;
+/// One request, which knows of its client what the words say.
+async fn read(
+    router: &Router,
+    keys: &KeyRing,
+    token: &str,
+    client: &str,
+) -> Outcome<(i64, String)> {
+    let client: i32 = client.parse()?;
     let (causal, consistency) = if token == NO_TOKEN {
         (Causal::default(), Consistency::Eventual)
     } else {
@@ -118,8 +129,10 @@ async fn read(router: &Router, keys: &KeyRing, line: &str) -> Outcome<(i64, Stri
         (Causal::new(Some(token)), Consistency::ReadYourWrites)
     };
     let conn = router.db(causal).read_with(consistency).await?;
-    let sql = "SELECT version FROM own WHERE client = $1";
-    let rows = conn.query_typed(sql, &[(&client, Type::INT4)]).await?;
+    let sql = conn
+        .prepare_cached("SELECT version FROM own WHERE client = $1")
+        .await?;
+    let rows = conn.query(&sql, &[&client]).await?;
     let version = rows.first().map_or(-1, |row| row.get(0));
     Ok((version, conn.node().to_owned()))
 }
@@ -134,7 +147,9 @@ impl Drop for Other {
     }
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<(i64, String)>>>>;
+/// What each read of a question has found, and on which node.
+type Seen = Vec<(i64, String)>;
+type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Seen>>>>;
 
 /// What this process asks the other.
 #[derive(Debug)]
@@ -144,7 +159,7 @@ struct Asking {
 }
 
 impl Asking {
-    async fn ask(&self, number: u64, token: &str, client: usize) -> Outcome<(i64, String)> {
+    async fn ask(&self, number: u64, token: &str, client: usize) -> Outcome<Seen> {
         let (tell, told) = oneshot::channel();
         let waiting = || self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting().insert(number, tell);
@@ -232,12 +247,14 @@ async fn deliver(from: BufReader<tokio::net::tcp::OwnedReadHalf>, waiting: Waiti
     while let Ok(Some(line)) = lines.next_line().await {
         let mut words = line.split(' ');
         let number = words.next().and_then(|word| word.parse::<u64>().ok());
-        let version = words.next().and_then(|word| word.parse::<i64>().ok());
-        if let (Some(number), Some(version), Some(node)) = (number, version, words.next()) {
-            let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(tell) = waiting.remove(&number) {
-                let _ = tell.send((version, node.to_owned()));
-            }
+        let pairs = std::iter::from_fn(|| {
+            let version = words.next()?.parse::<i64>().ok()?;
+            Some((version, words.next()?.to_owned()))
+        });
+        let seen: Seen = pairs.collect();
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tell) = number.and_then(|number| waiting.remove(&number)) {
+            let _ = tell.send(seen);
         }
     }
 }
@@ -259,13 +276,12 @@ async fn check(
             while tally.checks < checks.div_ceil(CLIENTS as u64) && Instant::now() < end {
                 let (version, token) = write(&writer, client, with_token).await?;
                 let token = token.map_or(NO_TOKEN.to_owned(), |token| token.sign(&keys));
-                let asked = (0..READS).map(|_| {
-                    let number = number.fetch_add(1, Ordering::Relaxed);
-                    asking.ask(number, &token, client)
-                });
-                for answer in futures_util::future::join_all(asked).await {
-                    let (seen, node) = answer?;
-                    tally.checks += 1;
+                let number = number.fetch_add(1, Ordering::Relaxed);
+                let seen = asking.ask(number, &token, client).await?;
+                // A read without an answer is a check that failed.
+                tally.failed += READS.saturating_sub(seen.len()) as u64;
+                tally.checks += READS as u64;
+                for (seen, node) in seen {
                     tally.failed += u64::from(seen < 0);
                     tally.stale += u64::from((0..version).contains(&seen));
                     // The names that the other process gives the nodes are their numbers; 0 is the primary.
@@ -291,8 +307,8 @@ async fn write(writer: &Router, client: usize, with_token: bool) -> Outcome<(i64
     let causal = Causal::default();
     let conn = writer.db(causal.clone()).write().await?;
     let sql = "UPDATE own SET version = version + 1 WHERE client = $1 RETURNING version";
-    let client = client as i32;
-    let rows = conn.query_typed(sql, &[(&client, Type::INT4)]).await?;
+    let sql = conn.prepare_cached(sql).await?;
+    let rows = conn.query(&sql, &[&(client as i32)]).await?;
     let version = rows.first().ok_or("no such client")?.get(0);
     drop(conn);
     if !with_token {

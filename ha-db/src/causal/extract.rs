@@ -1,10 +1,11 @@
 use axum::extract::{FromRef, FromRequestParts};
 use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
 
 use crate::postgres::{Causal, Db, Router};
+use crate::problem_document;
 
 /// The [`Db`] extractor ran without a [`CausalLayer`](super::CausalLayer) around the route. Serving the request anyway would
 /// silently give up read-your-writes, so it is answered with `500` and a text that names the layer.
@@ -15,22 +16,9 @@ pub struct MissingCausalLayer;
 impl IntoResponse for MissingCausalLayer {
     fn into_response(self) -> Response {
         tracing::error!("{self}");
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": "Internal Server Error",
-            "status": 500,
-            "detail": self.to_string(),
-        });
-        let kind = (
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            [kind],
-            problem.to_string(),
-        )
-            .into_response()
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        let body = problem_document::body(status, &self.to_string());
+        (status, [(CONTENT_TYPE, problem_document::CONTENT)], body).into_response()
     }
 }
 

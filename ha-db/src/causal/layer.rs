@@ -157,6 +157,7 @@ impl Shared {
             Carrier::Header(name) => {
                 if let Ok(value) = HeaderValue::try_from(text) {
                     headers.insert(name, value);
+                    keep_out_of_caches(headers);
                 }
             }
             Carrier::Cookie { secure } => {
@@ -170,10 +171,7 @@ impl Shared {
                     .max_age(max_age);
                 if let Ok(value) = HeaderValue::try_from(cookie.to_string()) {
                     headers.append(SET_COOKIE, value);
-                    // A shared cache that stores this response would give one client's token to all.
-                    headers
-                        .entry(CACHE_CONTROL)
-                        .or_insert(HeaderValue::from_static("no-store"));
+                    keep_out_of_caches(headers);
                 }
             }
         }
@@ -193,4 +191,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// A shared cache that stores this response would give one client's token to all.
+fn keep_out_of_caches(headers: &mut HeaderMap) {
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
 }

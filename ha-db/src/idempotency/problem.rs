@@ -7,6 +7,7 @@ use http::{HeaderValue, Response, StatusCode};
 use super::body::ResponseBody;
 use super::error::Error;
 use super::key::KeyError;
+use crate::problem_document;
 
 /// Why the layer answers instead of the handler.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +65,9 @@ impl Refusal {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Busy => StatusCode::CONFLICT,
-            // `Lost` is reported once: the answer brings a token with which the next try is let through.
-            Self::CommitUnknown | Self::Unavailable | Self::Lost | Self::SlowHandler { .. } => {
+            // `Lost` is told once, with a token with which the next try is let through: what repeats a 503 would swallow it.
+            Self::Busy | Self::Lost => StatusCode::CONFLICT,
+            Self::CommitUnknown | Self::Unavailable | Self::SlowHandler { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::LongAnswer { .. }
@@ -83,24 +84,13 @@ impl Refusal {
         } else {
             tracing::debug!(%status, reason = %self, "keyed request refused");
         }
-        let text = serde_json::json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or_default(),
-            "status": status.as_u16(),
-            "detail": self.to_string(),
-        });
-        let mut response = Response::new(ResponseBody::complete(Bytes::from(text.to_string())));
+        let text = problem_document::body(status, &self.to_string());
+        let mut response = Response::new(ResponseBody::complete(Bytes::from(text)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, problem_document::CONTENT);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if matches!(
-            status,
-            StatusCode::CONFLICT | StatusCode::SERVICE_UNAVAILABLE
-        ) {
+        if matches!(self, Self::Busy) || status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

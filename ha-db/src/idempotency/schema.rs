@@ -8,12 +8,14 @@ use tokio_postgres::types::Type;
 use super::error::Error;
 use crate::postgres::{self, Router};
 
-// bytea keeps its case: digests and outcomes are opaque. fillfactor stays at 100, since rows are not updated.
+// Timeline and position are those of the log just before the commit. bytea keeps its case: digests and outcomes are opaque. fillfactor stays at 100, since rows are not updated.
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS ha_idempotency (
     id bytea PRIMARY KEY,
     fingerprint bytea NOT NULL,
     outcome bytea NOT NULL,
+    timeline int NOT NULL,
+    lsn bigint NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL
 );

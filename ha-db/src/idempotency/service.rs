@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::request::Parts;
+use http::request;
+use http::response::Parts;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -81,16 +82,7 @@ where
             match open(&shared, parts, body).await {
                 Err(refusal) => Ok(refusal.respond()),
                 Ok(Opened::Done(response)) => Ok(response),
-                Ok(Opened::First(run, request)) => {
-                    match timeout(shared.hold, first(&shared, inner, *run, *request)).await {
-                        Ok(result) => result,
-                        // The run went with its future, and its transaction with it.
-                        Err(_) => Ok(Refusal::SlowHandler {
-                            seconds: shared.hold.as_secs(),
-                        }
-                        .respond()),
-                    }
-                }
+                Ok(Opened::First(run, request)) => first(&shared, inner, *run, *request).await,
             }
         }))
     }
@@ -102,7 +94,11 @@ enum Opened<B, R> {
 }
 
 /// Reads key and body, and claims the key.
-async fn open<B, R>(shared: &Shared, parts: Parts, body: B) -> Result<Opened<B, R>, Refusal>
+async fn open<B, R>(
+    shared: &Shared,
+    parts: request::Parts,
+    body: B,
+) -> Result<Opened<B, R>, Refusal>
 where
     B: Body<Data = Bytes> + From<Bytes>,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -149,10 +145,19 @@ where
     }
 }
 
+/// What a handler's answer comes to.
+enum Handled<R> {
+    /// To be stored.
+    Final(Parts, Bytes),
+    /// Not to be stored: nothing was done.
+    Other(Response<R>),
+    Refused(Refusal),
+}
+
 /// Calls the handler inside the run's transaction and stores its answer.
 async fn first<S, B, R>(
     shared: &Shared,
-    mut inner: S,
+    inner: S,
     run: Run,
     request: Request<B>,
 ) -> Result<Response<ResponseBody<R>>, S::Error>
@@ -161,30 +166,24 @@ where
     R: Body<Data = Bytes>,
     R::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let response = match inner.call(request).await {
-        Ok(response) => response,
-        Err(error) => {
+    // The commit has a limit of its own: what became of one that is given up, nobody could say.
+    let (parts, body) = match timeout(shared.hold, handle(shared, inner, request)).await {
+        Ok(Ok(Handled::Final(parts, body))) => (parts, body),
+        Ok(other) => {
             abandon(run).await;
-            return Err(error);
-        }
-    };
-    if !is_final(response.status()) {
-        abandon(run).await;
-        return Ok(response.map(ResponseBody::untouched));
-    }
-    let (parts, body) = response.into_parts();
-    let body = match Limited::new(body, shared.max_answer).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => {
-            abandon(run).await;
-            let refusal = if error.is::<LengthLimitError>() {
-                Refusal::LongAnswer {
-                    limit: shared.max_answer,
+            return other.map(|other| match other {
+                Handled::Other(response) => response.map(ResponseBody::untouched),
+                Handled::Refused(refusal) => refusal.respond(),
+                Handled::Final(parts, body) => {
+                    Response::from_parts(parts, ResponseBody::complete(body))
                 }
-            } else {
-                Refusal::Internal
-            };
-            return Ok(refusal.respond());
+            });
+        }
+        Err(_) => {
+            // Whatever the handler was doing inside of it is rolled back.
+            drop(run);
+            let seconds = shared.hold.as_secs();
+            return Ok(Refusal::SlowHandler { seconds }.respond());
         }
     };
     let outcome = answer::encode(parts.status, &parts.headers, &body);
@@ -198,6 +197,33 @@ where
         }
     }
     Ok(Response::from_parts(parts, ResponseBody::complete(body)))
+}
+
+/// Calls the handler, and reads its answer as far as it is to be stored.
+async fn handle<S, B, R>(
+    shared: &Shared,
+    mut inner: S,
+    request: Request<B>,
+) -> Result<Handled<R>, S::Error>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+    R::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let response = inner.call(request).await?;
+    if !is_final(response.status()) {
+        return Ok(Handled::Other(response));
+    }
+    let (parts, body) = response.into_parts();
+    Ok(
+        match Limited::new(body, shared.max_answer).collect().await {
+            Ok(body) => Handled::Final(parts, body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Handled::Refused(Refusal::LongAnswer {
+                limit: shared.max_answer,
+            }),
+            Err(_) => Handled::Refused(Refusal::Internal),
+        },
+    )
 }
 
 async fn abandon(run: Run) {
@@ -214,7 +240,7 @@ fn refuse(key: &Key, error: Error) -> Refusal {
     error.into()
 }
 
-fn read_key(parts: &Parts) -> Result<Key, KeyError> {
+fn read_key(parts: &request::Parts) -> Result<Key, KeyError> {
     let mut values = parts.headers.get_all(KEY).iter();
     let (value, None) = (values.next(), values.next()) else {
         return Err(KeyError::Several);

@@ -13,7 +13,7 @@ use super::error::Error;
 use super::fingerprint::{Fingerprint, digest};
 use super::key::Key;
 use super::schema;
-use crate::postgres::{self, Causal, Router, Unit};
+use crate::postgres::{self, Causal, Lsn, Position, Router, Token, Unit, after};
 
 /// Settings of a [`Store`].
 #[derive(Debug, Clone)]
@@ -132,7 +132,7 @@ impl Store {
         fingerprint: &Fingerprint,
     ) -> Result<Claim, Error> {
         let id = digest([scope.as_bytes(), key.as_str().as_bytes()]);
-        let deadline = Instant::now() + self.settings.wait;
+        let deadline = after(self.settings.wait);
         let mut pause = Duration::from_millis(5);
         loop {
             let unit = Unit::begin(&self.router, causal).await?;
@@ -157,13 +157,19 @@ impl Store {
                         settings: self.settings.clone(),
                     })));
                 }
-                Look::Done { stored, outcome } => {
+                Look::Done {
+                    stored,
+                    outcome,
+                    written,
+                } => {
                     if stored != fingerprint.as_bytes() {
                         unit.rollback().await?;
                         return Err(Error::KeyReused);
                     }
-                    // The commit's position covers the original write, whose own may never have reached the client.
-                    causal.advance(unit.commit().await?);
+                    // The commit's position covers the original write, whose own may never have reached the client. It is acknowledged
+                    // now, so its loss would have to be told as that of a write, and not only of something seen.
+                    let seen = unit.commit().await?;
+                    causal.advance(seen.join(Token::at(seen.system_id(), written, seen.seen())));
                     return Ok(Claim::Done(outcome));
                 }
             }
@@ -172,8 +178,7 @@ impl Store {
 
     async fn look(&self, unit: &Unit, id: &[u8; 32]) -> Result<Look, Error> {
         const LOCK: &str = "SELECT pg_try_advisory_xact_lock($1)";
-        const FIND: &str =
-            "SELECT fingerprint, outcome FROM ha_idempotency WHERE id = $1 AND expires_at > now()";
+        const FIND: &str = "SELECT fingerprint, outcome, timeline, lsn FROM ha_idempotency WHERE id = $1 AND expires_at > now()";
         let client = unit.client().await?;
         let [a, b, c, d, e, f, g, h, ..] = *id;
         let number = i64::from_be_bytes([a, b, c, d, e, f, g, h]);
@@ -194,6 +199,11 @@ impl Store {
             Some(row) => Look::Done {
                 stored: row.get(0),
                 outcome: row.get(1),
+                written: Position {
+                    timeline: row.get::<_, i32>(2).unsigned_abs(),
+                    // The commit ends past where it began.
+                    lsn: Lsn(row.get::<_, i64>(3).unsigned_abs() + 1),
+                },
             },
             None if locked => Look::New,
             None => Look::Busy,
@@ -215,7 +225,11 @@ impl Store {
 enum Look {
     New,
     Busy,
-    Done { stored: Vec<u8>, outcome: Vec<u8> },
+    Done {
+        stored: Vec<u8>,
+        outcome: Vec<u8>,
+        written: Position,
+    },
 }
 
 type Parameter<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), Type);
@@ -257,10 +271,12 @@ impl Run {
     pub async fn finish(self, outcome: &[u8]) -> Result<(), Error> {
         // The row of an expired outcome may still be there, one of a live outcome may not.
         const STORE: &str = "
-            INSERT INTO ha_idempotency (id, fingerprint, outcome, expires_at)
-            VALUES ($1, $2, $3, now() + make_interval(secs => $4))
+            INSERT INTO ha_idempotency (id, fingerprint, outcome, expires_at, timeline, lsn)
+            VALUES ($1, $2, $3, now() + make_interval(secs => $4),
+                ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int,
+                (pg_current_wal_insert_lsn() - '0/0')::bigint)
             ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, outcome = excluded.outcome,
-                created_at = excluded.created_at, expires_at = excluded.expires_at
+                timeline = excluded.timeline, lsn = excluded.lsn, created_at = excluded.created_at, expires_at = excluded.expires_at
             WHERE ha_idempotency.expires_at <= now()
             RETURNING 1";
         let stored = {

@@ -5,10 +5,10 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
 use super::Error;
+use crate::problem_document;
 
 /// A failover takes a few seconds, so a client that waits one and tries again is soon served.
 const AGAIN: HeaderValue = HeaderValue::from_static("1");
-const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// `503` with `Retry-After` where the database could not be reached, changed under the request or left the outcome open;
 /// `409` where an earlier write of this client is lost; else `500`. The body is a problem document (RFC 9457) that names no
@@ -40,13 +40,9 @@ impl IntoResponse for Error {
             status = status.as_u16(),
             "database failed the request"
         );
-        let problem = serde_json::json!({
-            "type": "about:blank",
-            "title": status.canonical_reason(),
-            "status": status.as_u16(),
-            "detail": detail,
-        });
-        let mut response = (status, [(CONTENT_TYPE, PROBLEM)], problem.to_string()).into_response();
+        let body = problem_document::body(status, detail);
+        let kind = [(CONTENT_TYPE, problem_document::CONTENT)];
+        let mut response = (status, kind, body).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, AGAIN);
         }
@@ -92,7 +88,7 @@ mod tests {
                 status == 503,
                 "{text}"
             );
-            assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM);
+            assert_eq!(response.headers()[CONTENT_TYPE], problem_document::CONTENT);
         }
     }
 }

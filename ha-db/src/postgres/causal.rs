@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::lsn::Position;
+use super::lsn::{Lsn, Position};
 pub(crate) use super::role::Served;
 use super::token::{Known, Token};
 use super::unit::Shared;
@@ -33,8 +33,9 @@ struct State {
     token: Option<Token>,
     writes: usize,
     reads: usize,
-    /// Of what is unsettled.
+    /// Of what is unsettled, and the timeline of its writes.
     system_id: u64,
+    timeline: u32,
     /// Grows when something was done whose position will never be known.
     doubts: u64,
     last_read: Option<Served>,
@@ -43,7 +44,36 @@ struct State {
     unit: Option<Arc<Shared>>,
 }
 
+/// A context at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Glance {
+    pub(crate) token: Option<Token>,
+    pub(crate) last_read: Option<Served>,
+    /// Works inside a unit, or has writes whose positions are still asked for.
+    pub(crate) busy: bool,
+    /// Has reads whose positions are still asked for, and where they ran, if that is one node.
+    reading: Option<Option<Served>>,
+}
+
+impl Glance {
+    /// Whether a read elsewhere than on `served` could still turn out to have seen more.
+    pub(crate) fn has_reads_elsewhere(&self, served: Served) -> bool {
+        self.reading.is_some_and(|on| on != Some(served))
+    }
+}
+
 impl Causal {
+    /// All of it that a read looks at, under one lock.
+    pub(crate) fn glance(&self) -> Glance {
+        let state = self.state();
+        Glance {
+            token: state.token,
+            last_read: state.last_read,
+            busy: state.unit.is_some() || state.writes > 0,
+            reading: (state.reads > 0).then_some(state.reads_on),
+        }
+    }
+
     /// A context that starts from what the client presented.
     #[must_use]
     pub fn new(token: Option<Token>) -> Self {
@@ -82,7 +112,11 @@ impl Causal {
         if state.writes == 0 {
             return state.token;
         }
-        let unknown = Token::at(state.system_id, Position::default(), Position::default());
+        let unknown = Token::at(
+            state.system_id,
+            begun_on(state.timeline),
+            Position::default(),
+        );
         let token = state.token.map_or(unknown, |token| token.join(unknown));
         Some(token.with_known(Known::Part))
     }
@@ -117,16 +151,6 @@ impl Causal {
         self.state().token = Some(token);
     }
 
-    pub(crate) fn last_read(&self) -> Option<Served> {
-        self.state().last_read
-    }
-
-    /// Whether a read elsewhere than on `served` could still turn out to have seen more.
-    pub(crate) fn has_reads_elsewhere(&self, served: Served) -> bool {
-        let state = self.state();
-        state.reads > 0 && state.reads_on != Some(served)
-    }
-
     pub(crate) fn set_last_read(&self, served: Served) {
         self.state().last_read = Some(served);
     }
@@ -135,17 +159,32 @@ impl Causal {
         self.state().unit.clone()
     }
 
-    pub(crate) fn set_unit(&self, unit: Option<Arc<Shared>>) {
+    /// Has everything work inside `unit`, unless there is one already.
+    pub(crate) fn enter(&self, unit: &Arc<Shared>) -> bool {
+        let mut state = self.state();
+        let free = state.unit.is_none();
+        if free {
+            state.unit = Some(Arc::clone(unit));
+        }
+        free
+    }
+
+    /// Ends what [`Causal::enter`] has begun with this unit, and with no other.
+    pub(crate) fn leave(&self, unit: &Arc<Shared>) {
         // A unit that ends with this says so to the context, so it must not be locked.
-        let ended = std::mem::replace(&mut self.state().unit, unit);
+        let ended = {
+            let mut state = self.state();
+            state.unit.take_if(|own| Arc::ptr_eq(own, unit))
+        };
         drop(ended);
     }
 
-    /// Announces that something was done whose position is not known yet, at least `floor`. `lost` is what is still known if
-    /// it never will be: [`Known::All`] for a read, which `floor` then stands for.
+    /// Announces that something was done on `timeline` whose position is not known yet, at least `floor`. `lost` is what is still
+    /// known if it never will be: [`Known::All`] for a read, which `floor` then stands for.
     pub(crate) fn unsettled(
         &self,
         system_id: u64,
+        timeline: u32,
         lost: Known,
         floor: Position,
         on: Option<Served>,
@@ -162,15 +201,25 @@ impl Causal {
             state.reads += 1;
         } else {
             state.writes += 1;
+            state.timeline = state.timeline.max(timeline);
         }
         Unsettled {
             causal: self.clone(),
             system_id,
+            timeline,
             write: lost != Known::All,
             doubts: state.doubts,
             lost,
             position: None,
         }
+    }
+}
+
+/// Before everything that was written on a timeline.
+const fn begun_on(timeline: u32) -> Position {
+    Position {
+        timeline,
+        lsn: Lsn(0),
     }
 }
 
@@ -196,6 +245,7 @@ impl fmt::Debug for Causal {
 pub(crate) struct Unsettled {
     causal: Causal,
     system_id: u64,
+    timeline: u32,
     write: bool,
     /// Those of the context when the position was about to be asked for.
     doubts: u64,
@@ -209,11 +259,20 @@ impl Unsettled {
         self.position = Some((Token::at(self.system_id, written, seen), primary));
     }
 
-    /// An acknowledged write ended somewhere past `written`.
-    pub(crate) fn past(mut self, written: Position) {
-        self.lost = Known::Part;
+    /// A write ended somewhere past `written`; this much is known of it.
+    pub(crate) fn past(mut self, written: Position, known: Known) {
+        self.lost = known;
         let at_least = Token::at(self.system_id, written, Position::default());
         self.causal.state().join(at_least);
+    }
+
+    pub(crate) fn is_read(&self) -> bool {
+        !self.write
+    }
+
+    /// Whether it was done on this timeline.
+    pub(crate) fn is_of(&self, timeline: u32) -> bool {
+        self.timeline == timeline
     }
 
     /// Nothing needs to be remembered.
@@ -236,8 +295,13 @@ impl Drop for Unsettled {
                 None if self.lost == Known::All => {}
                 None => {
                     state.doubts += 1;
-                    let zero = Position::default();
-                    state.join(Token::at(self.system_id, zero, zero).with_known(self.lost));
+                    // One that was acknowledged is on this timeline, wherever that is.
+                    let written = match self.lost {
+                        Known::Part => begun_on(self.timeline),
+                        Known::All | Known::Acknowledged => Position::default(),
+                    };
+                    let token = Token::at(self.system_id, written, Position::default());
+                    state.join(token.with_known(self.lost));
                 }
             }
             if self.write {
@@ -253,7 +317,6 @@ impl Drop for Unsettled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::Lsn;
 
     fn at(lsn: u64) -> Position {
         Position {
@@ -274,41 +337,60 @@ mod tests {
     #[test]
     fn a_read_that_cannot_be_placed_leaves_the_token_exact_and_a_write_does_not() {
         let causal = Causal::default();
-        drop(causal.unsettled(7, Known::All, at(10), None));
+        drop(causal.unsettled(7, 1, Known::All, at(10), None));
         assert_eq!(causal.token(), Some(Token::at(7, ZERO, at(10))));
-        drop(causal.unsettled(7, Known::Acknowledged, ZERO, None));
+        drop(causal.unsettled(7, 1, Known::Acknowledged, ZERO, None));
         assert_eq!(known(&causal), Known::Acknowledged);
-        drop(causal.unsettled(7, Known::Part, ZERO, None));
+        drop(causal.unsettled(7, 1, Known::Part, ZERO, None));
         assert!(causal.token().unwrap().is_primary_only());
     }
 
     #[test]
     fn a_position_of_the_primary_settles_only_what_was_done_before_it_was_asked_for() {
         let causal = Causal::default();
-        let asked_before = causal.unsettled(7, Known::All, ZERO, None);
-        drop(causal.unsettled(7, Known::Part, ZERO, None));
+        let asked_before = causal.unsettled(7, 1, Known::All, ZERO, None);
+        drop(causal.unsettled(7, 1, Known::Part, ZERO, None));
         asked_before.at(ZERO, at(20), true);
         assert_eq!(known(&causal), Known::Part);
         causal
-            .unsettled(7, Known::All, ZERO, None)
+            .unsettled(7, 1, Known::All, ZERO, None)
             .at(ZERO, at(30), false);
         assert_eq!(known(&causal), Known::Part, "a replica covers nothing");
         causal
-            .unsettled(7, Known::All, ZERO, None)
+            .unsettled(7, 1, Known::All, ZERO, None)
             .at(ZERO, at(30), true);
         assert_eq!(known(&causal), Known::All);
+    }
+
+    #[test]
+    fn an_acknowledged_write_without_a_position_leaves_its_timeline_and_one_that_was_not_leaves_none()
+     {
+        let causal = Causal::default();
+        drop(causal.unsettled(7, 3, Known::Acknowledged, ZERO, None));
+        assert_eq!(causal.token().unwrap().written(), ZERO);
+        drop(causal.unsettled(7, 3, Known::Part, ZERO, None));
+        assert_eq!(causal.token().unwrap().written(), begun_on(3));
+        let causal = Causal::default();
+        let unsettled = causal.unsettled(7, 1, Known::Part, ZERO, None);
+        assert!(unsettled.is_of(1) && !unsettled.is_of(2) && !unsettled.is_read());
+        unsettled.past(at(50), Known::Acknowledged);
+        let token = causal.token().unwrap();
+        assert_eq!(
+            (token.written(), token.known()),
+            (at(50), Known::Acknowledged)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_write_without_an_answer_makes_the_clients_token_primary_only_until_it_comes() {
         let causal = Causal::default();
-        let pending = causal.unsettled(7, Known::Part, ZERO, None);
+        let pending = causal.unsettled(7, 1, Known::Part, ZERO, None);
         assert!(causal.settle().await.unwrap().is_primary_only());
         pending.at(at(40), at(40), true);
         let settled = causal.settle().await.unwrap();
         assert_eq!((settled.known(), settled.lsn()), (Known::All, Lsn(40)));
         // A read that stays open does not.
-        let _reading = causal.unsettled(7, Known::All, ZERO, None);
+        let _reading = causal.unsettled(7, 1, Known::All, ZERO, None);
         assert_eq!(causal.settle().await.unwrap().known(), Known::All);
     }
 
@@ -319,14 +401,14 @@ mod tests {
             generation: 0,
         };
         let causal = Causal::default();
-        assert!(!causal.has_reads_elsewhere(on(1)));
-        let one = causal.unsettled(7, Known::All, ZERO, Some(on(1)));
-        assert!(!causal.has_reads_elsewhere(on(1)));
-        assert!(causal.has_reads_elsewhere(on(2)));
-        let two = causal.unsettled(7, Known::All, ZERO, Some(on(2)));
+        assert!(!causal.glance().has_reads_elsewhere(on(1)));
+        let one = causal.unsettled(7, 1, Known::All, ZERO, Some(on(1)));
+        assert!(!causal.glance().has_reads_elsewhere(on(1)));
+        assert!(causal.glance().has_reads_elsewhere(on(2)));
+        let two = causal.unsettled(7, 1, Known::All, ZERO, Some(on(2)));
         drop(one);
-        assert!(causal.has_reads_elsewhere(on(1)));
+        assert!(causal.glance().has_reads_elsewhere(on(1)));
         drop(two);
-        assert!(!causal.has_reads_elsewhere(on(1)));
+        assert!(!causal.glance().has_reads_elsewhere(on(1)));
     }
 }

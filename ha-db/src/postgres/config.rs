@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::budget;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
 use super::event::{Event, Listeners};
 use super::router::Router;
@@ -73,6 +73,12 @@ pub enum ConfigError {
     /// A node wants TLS, and no [`Builder::tls`] says whom to trust.
     #[error("node {name:?} has sslmode=require, and no TLS was given to the builder")]
     NoTls {
+        /// The node.
+        name: String,
+    },
+    /// A node's connection string says which role its server must have. Roles are found out, and a standby would count as unreachable.
+    #[error("connection string of node {name:?} has target_session_attrs, roles are found out")]
+    SessionAttrs {
         /// The node.
         name: String,
     },
@@ -153,6 +159,9 @@ impl NodeConfig {
             .max(postgres.get_hostaddrs().len());
         if hosts != 1 {
             return Err(ConfigError::Hosts { name, hosts });
+        }
+        if postgres.get_target_session_attrs() != TargetSessionAttrs::Any {
+            return Err(ConfigError::SessionAttrs { name });
         }
         #[cfg(feature = "tls")]
         let tls = settings.tls.is_some();
@@ -530,6 +539,10 @@ mod tests {
             (
                 good().node_config("b", tokio_postgres::Config::new()),
                 "connection string of node \"b\" names 0 hosts, a node is exactly one",
+            ),
+            (
+                good().node("b", "host=b target_session_attrs=read-write"),
+                "connection string of node \"b\" has target_session_attrs, roles are found out",
             ),
             (
                 good().replica_pool_size(0),

@@ -2,171 +2,71 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{OwnedMappedMutexGuard, OwnedSemaphorePermit};
-use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::causal::{Causal, Served, Unsettled};
-use super::lsn::{Lsn, Position};
-use super::members::InUse;
-use super::pool::{Object, Session, field, first_row};
-use super::probe::CEILING;
+use super::give_back::{Left, Returned, give_back};
+use super::lsn::Position;
+use super::pool::{Object, Session};
 use super::resolve::InDoubt;
 use super::role::Role;
-use super::router::{Core, Router};
+use super::router::Core;
 use super::token::Known;
-use super::view::NodeView;
-
-/// How long a connection that was given back may take to say where it stands, before the primary is asked in its place. Half
-/// of what [`Causal::settle`] waits.
-pub(crate) const SETTLE_LIMIT: Duration = Duration::from_millis(250);
-
-/// How long it may take to become usable again. After it, it is closed.
-const REUSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection lent to a unit of work, for one user at a time.
 pub(crate) type Guard = OwnedMappedMutexGuard<Option<Lease>, Lease>;
 
-/// Where a connection stands, and whether it was given back inside a transaction: then its clocks differ.
-///
-/// A commit is acknowledged when a synchronous standby has confirmed it, while the primary's own flush position may
-/// already cover what others have written and nobody has confirmed; so the two are told apart.
-///
-/// It is asked after every use of a connection, so it names functions and not the views over them, which take three times as
-/// long to plan.
-pub(crate) const STAND: &str = "SELECT (now() <> statement_timestamp())::int, \
-    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END, \
-    CASE WHEN pg_is_in_recovery() THEN (SELECT received_tli FROM pg_stat_get_wal_receiver()) END, \
-    CASE WHEN NOT pg_is_in_recovery() THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, \
-    CASE WHEN NOT pg_is_in_recovery() AND current_setting('synchronous_standby_names') <> '' THEN \
-        (SELECT max(flush_lsn) FROM pg_stat_get_wal_senders() WHERE sync_state IN ('sync', 'quorum')) END, \
-    CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END, \
-    current_setting('synchronous_commit')";
-
-/// An answer to [`STAND`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stand {
-    pub(crate) in_transaction: bool,
-    pub(crate) position: Position,
-    confirmed: Option<Lsn>,
-    /// Of a primary only.
-    inserted: Option<Lsn>,
-    /// Whether a commit waits for this server's own disk, and for a standby's.
-    local: bool,
-    remote: bool,
-}
-
-impl Stand {
-    pub(crate) fn read(
-        answer: &[tokio_postgres::SimpleQueryMessage],
-        known_timeline: Option<u32>,
-    ) -> Option<Self> {
-        let row = first_row(answer)?;
-        let timeline = field(row, 2).or_else(|| field(row, 3)).or(known_timeline)?;
-        Some(Self {
-            in_transaction: field::<u8>(row, 0)? == 1,
-            position: Position {
-                timeline,
-                lsn: field(row, 1)?,
-            },
-            confirmed: field(row, 4),
-            inserted: field(row, 5),
-            local: row.get(6) != Some("off"),
-            remote: matches!(row.get(6), Some("on" | "remote_apply")),
-        })
-    }
-
-    /// What a transaction commits under `synchronous_commit = setting` waits for less, or more, than the session's.
-    pub(crate) fn under(mut self, setting: &str) -> Self {
-        self.local = setting != "off";
-        self.remote = matches!(setting, "on" | "remote_apply");
-        self
-    }
-
-    /// As [`Stand::read`], with what is known of the node where it does not name its timeline.
-    pub(crate) fn read_on(
-        answer: &[tokio_postgres::SimpleQueryMessage],
-        node: &NodeView,
-    ) -> Option<Self> {
-        let lsn = field(first_row(answer)?, 1)?;
-        Self::read(answer, node.timeline_at(lsn))
-    }
-
-    pub(crate) fn of_primary(&self) -> bool {
-        self.inserted.is_some()
-    }
-
-    /// A position that covers what was visible here. On a primary with a synchronous standby a commit shows only when it
-    /// is confirmed; what is flushed may go further, and a failover cut it off.
-    pub(crate) fn visible(&self) -> Position {
-        let Position { timeline, lsn } = self.position;
-        let lsn = self.confirmed.unwrap_or(lsn);
-        Position { timeline, lsn }
-    }
-
-    /// A position that covers what this session has committed, after `start` if that is known.
-    pub(crate) fn written(&self, start: Option<Lsn>) -> Position {
-        let Position { timeline, lsn } = self.position;
-        let lsn = if !self.local {
-            self.inserted.unwrap_or(lsn)
-        } else if self.remote {
-            // What a synchronous standby has confirmed past the start of a commit covers that commit.
-            let covering = |confirmed: &Lsn| start.is_none_or(|start| *confirmed > start);
-            self.confirmed.filter(covering).unwrap_or(lsn)
-        } else {
-            lsn
-        };
-        Position { timeline, lsn }
-    }
+/// Where a connection leads to, as it was known when that was chosen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) index: usize,
+    pub(crate) system_id: u64,
+    pub(crate) timeline: u32,
 }
 
 /// A pooled connection, and everything that has to happen when it is given back.
 pub(crate) struct Lease {
     object: Option<Object>,
     core: Arc<Core>,
-    pub(crate) index: usize,
+    place: Place,
     causal: Option<Causal>,
     write: bool,
     /// Inside a transaction of ours: given back, it is rolled back.
     begun: bool,
-    savepoints: AtomicU64,
+    /// Its COMMIT is on the way, and no answer to it has come.
+    ending: AtomicBool,
     /// Has been told to cancel something; that may reach it late, so it must not be lent again.
     tainted: AtomicBool,
+    savepoints: AtomicU64,
     /// What finds out about its transaction if its commit is not answered.
-    doubt: Option<InDoubt>,
-    /// The system id when it was lent.
-    system_id: u64,
+    doubt: Option<Box<InDoubt>>,
     permit: Option<OwnedSemaphorePermit>,
-    in_use: InUse,
 }
 
 impl Lease {
     pub(crate) fn new(
-        router: &Router,
-        index: usize,
+        core: &Arc<Core>,
+        place: Place,
         object: Object,
-        causal: Option<Causal>,
+        causal: Option<&Causal>,
         write: bool,
     ) -> Self {
-        let core = Arc::clone(&router.core);
-        let system_id = core.view.load().system_id.unwrap_or(0);
+        object.node.lend();
         Self {
-            in_use: InUse::of(&object.node),
             object: Some(object),
-            core,
-            index,
-            causal,
+            core: Arc::clone(core),
+            place,
+            causal: causal.cloned(),
             write,
             begun: false,
-            savepoints: AtomicU64::new(0),
+            ending: AtomicBool::new(false),
             tainted: AtomicBool::new(false),
+            savepoints: AtomicU64::new(0),
             doubt: None,
-            system_id,
             permit: None,
         }
     }
@@ -177,7 +77,13 @@ impl Lease {
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.in_use.node().name
+        &self.session().node.name
+    }
+
+    fn take(&mut self) -> Option<Object> {
+        let object = self.object.take()?;
+        object.node.take_back();
+        Some(object)
     }
 
     pub(crate) fn session(&self) -> &Session {
@@ -203,11 +109,22 @@ impl Lease {
     /// Its transaction has this number, and `mark` follows a record under it.
     pub(crate) fn resolvable(&mut self, xid: u64, mark: Position) {
         let life = self.session().life;
-        self.doubt = Some(InDoubt::new(self.system_id, self.index, life, xid, mark));
+        self.doubt = Some(Box::new(InDoubt::new(
+            self.place.system_id,
+            self.place.index,
+            life,
+            xid,
+            mark,
+        )));
     }
 
-    pub(crate) fn doubt(&self) -> Option<InDoubt> {
-        self.doubt
+    pub(crate) fn doubt(&self) -> Option<Box<InDoubt>> {
+        self.doubt.clone()
+    }
+
+    /// From now on until it is answered, what runs is a COMMIT.
+    pub(crate) fn ending(&self, ending: bool) {
+        self.ending.store(ending, Ordering::Release);
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -219,7 +136,7 @@ impl Lease {
     }
 
     pub(crate) fn system_id(&self) -> u64 {
-        self.system_id
+        self.place.system_id
     }
 
     /// What is said next is sent inside a transaction of ours.
@@ -236,7 +153,8 @@ impl Lease {
     pub(crate) fn committing(&self) -> Option<Unsettled> {
         let causal = self.causal.as_ref()?;
         Some(causal.unsettled(
-            self.system_id,
+            self.place.system_id,
+            self.place.timeline,
             Known::Acknowledged,
             Position::default(),
             None,
@@ -245,9 +163,10 @@ impl Lease {
 
     fn unsettled(&self) -> Option<Unsettled> {
         let causal = self.causal.as_ref()?;
-        let node = &self.core.view.load().nodes[self.index];
+        let view = self.core.view.load();
+        let node = &view.nodes[self.place.index];
         // What ends in a rollback has only read.
-        let (lost, floor) = if self.write && !self.begun {
+        let (lost, floor) = if self.is_autocommit() {
             (Known::Part, None)
         } else {
             let same = |object: &&Object| {
@@ -257,27 +176,29 @@ impl Lease {
             (Known::All, floor.and_then(|_| node.replayed()))
         };
         let on = self.object.as_ref().map(|object| Served {
-            node: self.index,
+            node: self.place.index,
             generation: object.generation,
         });
-        Some(causal.unsettled(self.system_id, lost, floor.unwrap_or_default(), on))
+        let floor = floor.unwrap_or_default();
+        Some(causal.unsettled(self.place.system_id, self.place.timeline, lost, floor, on))
     }
 
-    pub(crate) fn known_timeline(&self) -> Option<u32> {
-        self.core.view.load().nodes[self.index].timeline
+    /// The timeline of its node when it was lent.
+    pub(crate) fn timeline(&self) -> u32 {
+        self.place.timeline
     }
 
     /// Puts the connection back without asking where it stands: the caller has just seen it outside a transaction.
     pub(crate) fn give_back_clean(mut self) {
         let tainted = self.tainted.load(Ordering::Acquire);
-        if let Some(object) = self.object.take() {
+        if let Some(object) = self.take() {
             give_back(object, !tainted);
         }
     }
 
     /// Closes the connection; the server ends its transaction.
     pub(crate) fn discard(mut self) {
-        drop(self.object.take().map(Object::take));
+        drop(self.take().map(Object::take));
     }
 
     /// Was rolled back; where that happened is still asked for.
@@ -287,94 +208,34 @@ impl Lease {
     }
 }
 
-fn give_back(object: Object, clean: bool) {
-    if clean {
-        drop(object);
-    } else {
-        drop(Object::take(object) as Session);
-    }
-}
-
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.object.is_none() {
             return;
         }
         let unsettled = self.unsettled();
-        let Some(object) = self.object.take() else {
+        let Some(object) = self.take() else {
             return;
         };
-        let (core, index, begun) = (Arc::clone(&self.core), self.index, self.begun);
-        let write = self.is_autocommit();
-        let mut tainted = self.tainted.load(Ordering::Acquire);
-        let permit = self.permit.take();
-        // Whoever forgot a BEGIN, or was cancelled within a query, must not hand that on to the next.
-        self.core.runtime.spawn(async move {
-            let _permit = permit;
-            let mut unsettled = unsettled;
-            let answer = {
-                let mut asking = pin!(async {
-                    if begun {
-                        object.client.batch_execute("ROLLBACK").await.ok()?;
-                    }
-                    object.client.simple_query(STAND).await.ok()
-                });
-                let early = timeout(SETTLE_LIMIT, asking.as_mut()).await;
-                if early.is_err() {
-                    // Something of its last user still runs, and nobody waits for it.
-                    tainted = true;
-                    object.node.cancel(&object, write).await;
-                }
-                if !write && !matches!(early, Ok(Some(_))) {
-                    // The primary has at least what any replica has shown.
-                    let asked = timeout(SETTLE_LIMIT, core.ask_primary(index)).await;
-                    if let (Ok(Some(stand)), Some(unsettled)) = (asked, unsettled.take()) {
-                        unsettled.at(Position::default(), stand.visible(), stand.of_primary());
-                    }
-                }
-                match early {
-                    Ok(answer) => answer,
-                    Err(_) => timeout(REUSE_LIMIT, asking).await.ok().flatten(),
-                }
-            };
-            let view = core.view.load_full();
-            let node = &view.nodes[index];
-            let stand = match answer {
-                None => None,
-                Some(rows) => match Stand::read_on(&rows, node) {
-                    // What it has on its disk is of no later timeline.
-                    None => {
-                        let asking = object.client.simple_query(CEILING);
-                        let ceiling = timeout(SETTLE_LIMIT, asking).await.ok();
-                        let ceiling = ceiling.and_then(Result::ok);
-                        let ceiling = ceiling.as_deref().and_then(first_row);
-                        Stand::read(&rows, ceiling.and_then(|row| field(row, 0)))
-                    }
-                    stand => stand,
-                },
-            };
-            if let Some(stand) = stand {
-                if write && !stand.of_primary() {
-                    // Demoted under its sessions: whatever was tried there has met a read-only server.
-                    core.kick();
-                }
-                let position = stand.position;
-                if object.generation == node.generation && node.timeline == Some(position.timeline)
-                {
-                    node.proof.fetch_max(position.lsn.0, Ordering::AcqRel);
-                }
-                if let Some(unsettled) = unsettled {
-                    let written = if write {
-                        stand.written(None)
-                    } else {
-                        Position::default()
-                    };
-                    unsettled.at(written, stand.visible(), stand.of_primary());
-                }
-            }
-            let clean = stand.is_some_and(|stand| !stand.in_transaction);
-            give_back(object, clean && !tainted);
-        });
+        let left = if *self.ending.get_mut() {
+            Left::Commit
+        } else if self.is_autocommit() {
+            Left::Autocommit
+        } else {
+            Left::Nothing
+        };
+        let returned = Returned {
+            object,
+            core: Arc::clone(&self.core),
+            index: self.place.index,
+            left,
+            write: self.write,
+            begun: self.begun,
+            tainted: *self.tainted.get_mut(),
+            unsettled,
+            permit: self.permit.take(),
+        };
+        self.core.runtime.spawn(returned.settle());
     }
 }
 
@@ -397,13 +258,13 @@ pub struct Conn(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Pooled(Box<Lease>),
+    Pooled(Lease),
     Unit(Guard),
 }
 
 impl Conn {
     pub(crate) fn pooled(lease: Lease) -> Self {
-        Self(Inner::Pooled(Box::new(lease)))
+        Self(Inner::Pooled(lease))
     }
 
     pub(crate) fn of_unit(guard: Guard) -> Self {
@@ -426,7 +287,7 @@ impl Conn {
     /// The node, if it was chosen for this connection alone.
     pub(crate) fn index(&self) -> Option<usize> {
         match &self.0 {
-            Inner::Pooled(lease) => Some(lease.index),
+            Inner::Pooled(lease) => Some(lease.place.index),
             Inner::Unit(_) => None,
         }
     }

@@ -1,8 +1,10 @@
 //! A router as one client sees it.
 
+use std::sync::Arc;
+
 use super::conn::Lease;
 use super::lsn::Position;
-use super::pool::Object;
+use super::shared::Core;
 use super::{Causal, Conn, Error, Router, Token, Transaction, TransactionOptions};
 
 /// A router as one client sees it: reads show what the client has written. Clones share the client's context.
@@ -54,14 +56,8 @@ impl Db {
         if let Some(unit) = self.causal.unit() {
             return unit.lock().await.map(Conn::of_unit);
         }
-        let (index, object) = self.primary(false).await?;
-        Ok(Conn::pooled(Lease::new(
-            &self.router,
-            index,
-            object,
-            Some(self.causal.clone()),
-            true,
-        )))
+        let lease = lend_primary(&self.router.core, Some(&self.causal), false, true).await?;
+        Ok(Conn::pooled(lease))
     }
 
     /// A transaction on the primary; inside a unit of work, a savepoint of its transaction.
@@ -91,35 +87,45 @@ impl Db {
         }
         Transaction::begin(&self.router, Some(&self.causal), &options).await
     }
+}
 
-    /// The primary, once it is known to keep what this client wrote.
-    ///
-    /// The wait for it may end with a promotion that has cut off the client's last write. A token that was judged before the wait says
-    /// nothing of that, and the next write would take the place of the lost one in it.
-    pub(crate) async fn primary(&self, reserved: bool) -> Result<(usize, Object), Error> {
-        loop {
-            let Admitted { token, timeline } = self.admit().await?;
-            let needed = token.map_or(0, |token| token.need().timeline);
-            let (index, object, of) = self.router.core.primary(reserved, needed).await?;
-            if token.is_none() || of == timeline {
-                return Ok((index, object));
-            }
+/// The primary, once it is known to keep what this client wrote.
+///
+/// The wait for it may end with a promotion that has cut off the client's last write. A token that was judged before the wait says
+/// nothing of that, and the next write would take the place of the lost one in it.
+pub(crate) async fn lend_primary(
+    core: &Arc<Core>,
+    causal: Option<&Causal>,
+    reserved: bool,
+    write: bool,
+) -> Result<Lease, Error> {
+    loop {
+        let Admitted { token, timeline } = match causal {
+            Some(causal) => core.admit(causal).await?,
+            None => Admitted::default(),
+        };
+        let needed = token.map_or(0, |token| token.need().timeline);
+        let chosen = core.primary(reserved, needed).await?;
+        if token.is_none() || chosen.view.timeline == timeline {
+            return Ok(chosen.lend(core, causal, write));
         }
     }
+}
 
+impl Core {
     /// Checks the client's token against what is known. One that says nothing about this cluster is replaced, a lost write is
     /// reported once.
-    pub(crate) async fn admit(&self) -> Result<Admitted, Error> {
-        let Some(token) = self.causal.token() else {
+    pub(crate) async fn admit(&self, causal: &Causal) -> Result<Admitted, Error> {
+        let Some(token) = causal.token() else {
             return Ok(Admitted::default());
         };
         // Not before it can be told whether a write of an earlier timeline has survived: a write of a newer one would take its place
         // in the token, and its loss would never be reported.
-        self.router.core.await_history(&token).await;
-        let view = self.router.core.view.load_full();
+        self.await_history(&token).await;
+        let view = self.view.load();
         if token.need().timeline > view.timeline {
             // Somebody has seen a promotion that we have not.
-            self.router.core.kick();
+            self.kick();
         }
         let here = |written| {
             let tip = Position {
@@ -128,14 +134,14 @@ impl Db {
             };
             Token::at(view.system_id.unwrap_or(0), written, tip)
         };
-        match self.router.core.check(&view, &token) {
+        match self.check(&view, &token) {
             Ok(()) => Ok(Admitted {
                 token: Some(token),
                 timeline: view.timeline,
             }),
             Err(error @ (Error::ForeignToken { .. } | Error::ImplausibleToken { .. })) => {
                 tracing::warn!(%error, "token ignored");
-                self.causal.replace(here(Position::default()));
+                causal.replace(here(Position::default()));
                 Ok(Admitted::default())
             }
             Err(error) => {
@@ -144,7 +150,7 @@ impl Db {
                     Error::Lost { switch, .. } => switch,
                     _ => Position::default(),
                 };
-                self.causal.replace(here(written));
+                causal.replace(here(written));
                 Err(error)
             }
         }

@@ -4,16 +4,24 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::conn::Lease;
 use super::error::CommitCause;
 use super::pool::{Node, Session};
+use super::run::is_news;
 use super::{Conn, Error, Savepoint, Transaction};
 
 /// How long a statement may take to end once the server has been told to cancel it.
 const CANCEL_LIMIT: Duration = Duration::from_secs(1);
+
+/// When `limit` is over; in thirty years, if that is later than there is a number for.
+pub(crate) fn after(limit: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
+    let now = Instant::now();
+    now.checked_add(limit).unwrap_or_else(|| now + FAR)
+}
 
 impl Lease {
     /// Runs an operation of this connection until its deadline; then it is cancelled on the server as well.
@@ -24,7 +32,12 @@ impl Lease {
     ) -> Result<T, Error> {
         let mut operation = pin!(operation);
         if let Ok(done) = timeout(limit, operation.as_mut()).await {
-            return done.map_err(Error::Query);
+            return done.map_err(|error| {
+                if error.code().is_some_and(is_news) {
+                    self.core().kick();
+                }
+                Error::Query(error)
+            });
         }
         self.taint();
         let late = Error::Timeout {
@@ -62,13 +75,15 @@ impl Node {
     /// must not be lent again.
     ///
     /// A statement that has committed locally and waits for a synchronous standby is left alone: cancelled there, it becomes
-    /// visible without the standby having it.
+    /// visible without the standby having it. With synchronous standbys only one that waits for a lock, or sleeps, is cancelled: one
+    /// that works may have come to that wait by the time the signal is there.
     pub(crate) async fn cancel(self: &std::sync::Arc<Self>, session: &Session, autocommit: bool) {
         let cancelling = async {
             if autocommit {
                 let sql = format!(
                     "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
-                     WHERE pid = {} AND wait_event IS DISTINCT FROM 'SyncRep'",
+                     WHERE pid = {} AND wait_event IS DISTINCT FROM 'SyncRep' \
+                     AND (current_setting('synchronous_standby_names') = '' OR wait_event_type IN ('Lock', 'Timeout'))",
                     session.pid
                 );
                 if let Ok(other) = self.connect().await {

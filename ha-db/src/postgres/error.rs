@@ -42,8 +42,9 @@ pub enum Error {
         /// The node it ran on.
         node: String,
     },
-    /// An acknowledged write of this client did not survive a failover. Reported once: after it the client's token
-    /// stands at the point up to which the log survived.
+    /// An acknowledged write of this client did not survive a failover, or cannot be shown to have: where in the log it ended could not
+    /// be asked any more of the server that acknowledged it. Reported once: after it the client's token stands at the point up to
+    /// which the log survived.
     #[error("the write at {written} is gone: the log was cut at {switch}")]
     Lost {
         /// The end of the lost write.
@@ -94,6 +95,9 @@ pub enum Error {
     /// The unit of work that this belonged to has ended meanwhile. Nothing was sent.
     #[error("the unit of work has ended")]
     UnitEnded,
+    /// A unit of work was to begin while one is open in the same context. Nothing was sent.
+    #[error("a unit of work is open already")]
+    UnitOpen,
     /// The server answered with an error.
     #[error("the query failed")]
     Query(#[from] tokio_postgres::Error),

@@ -1,6 +1,7 @@
 use super::event::Event;
-use super::role::NoPrimary;
+use super::role::{NoPrimary, Role};
 use super::shared::Snapshot;
+use super::view::NodeView;
 
 // Names and labels are documented in the module above.
 
@@ -20,6 +21,7 @@ pub(crate) fn record(event: &Event) {
         Event::Readmitted { node } => {
             metrics::counter!("ha_db_readmissions_total", "node" => node.to_string()).increment(1);
         }
+        Event::NodeRemoved { node } => gone(node),
         Event::ProblemFound { node, .. } => {
             metrics::counter!("ha_db_problems_total", "node" => node.to_string()).increment(1);
         }
@@ -35,10 +37,24 @@ pub(crate) fn gauges(now: &Snapshot) {
         metrics::gauge!("ha_db_node_reachable", "node" => name())
             .set(f64::from(u8::from(seen.reachable)));
         metrics::gauge!("ha_db_in_use", "node" => name()).set(node.in_use() as f64);
-        if let Some(lag) = seen.lag {
-            metrics::gauge!("ha_db_lag_seconds", "node" => name()).set(lag.as_secs_f64());
-        }
+        metrics::gauge!("ha_db_lag_seconds", "node" => name()).set(lag(seen));
     }
+}
+
+/// Of a primary there is none, and what nobody can tell is no number.
+fn lag(seen: &NodeView) -> f64 {
+    match seen.role {
+        Role::Primary => 0.0,
+        _ => seen.lag.map_or(f64::NAN, |lag| lag.as_secs_f64()),
+    }
+}
+
+/// A gauge cannot be taken back, so what it says of a node that has left is that there is nothing.
+fn gone(node: &std::sync::Arc<str>) {
+    let name = || std::sync::Arc::clone(node);
+    metrics::gauge!("ha_db_node_reachable", "node" => name()).set(0.0);
+    metrics::gauge!("ha_db_in_use", "node" => name()).set(0.0);
+    metrics::gauge!("ha_db_lag_seconds", "node" => name()).set(f64::NAN);
 }
 
 pub(crate) fn read(node: &std::sync::Arc<str>, how: &'static str) {

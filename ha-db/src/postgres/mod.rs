@@ -41,7 +41,8 @@
 //! A replica that is known to show enough serves without a question ([`Consistency`] says what is enough); of several, one in this
 //! process's own locality ([`Builder::local`]), of those the one with the fewest connections in use. Else one replica is waited for,
 //! up to [`Builder::replica_wait`]; else the primary serves, [`Builder::fallback_reads`] at a time, so that the loss of all
-//! replicas does not take the writes with it. Choosing takes no lock and allocates nothing.
+//! replicas does not take the writes with it. Choosing allocates nothing and asks nobody; it looks once at the topology, which takes no
+//! lock, and once at the client's context.
 //!
 //! # How it may be set up
 //! - **Plain streaming replication, Patroni, CloudNativePG and the like**: give every node by an address of its own. Whoever
@@ -69,7 +70,7 @@
 //! | `ha_db_primary_changes_total` | counter | |
 //! | `ha_db_primary_losses_total` | counter | `reason`: `not_found`, `tie`, `system_id_dispute`, `nothing_known` |
 //! | `ha_db_node_reachable` | gauge, 0 or 1 | `node` |
-//! | `ha_db_lag_seconds` | gauge | `node` |
+//! | `ha_db_lag_seconds` | gauge; NaN when nobody can tell, 0 for a primary | `node` |
 //! | `ha_db_in_use` | gauge, connections lent | `node` |
 //! | `ha_db_reads_total` | counter | `node`; `how`: `proven`, `waited`, `fallback`, `primary` |
 //! | `ha_db_ejections_total`, `ha_db_readmissions_total` | counter | `node` |
@@ -78,18 +79,22 @@
 
 #[cfg(feature = "axum")]
 mod answer;
+mod catch_up;
 mod causal;
+mod changes;
 mod config;
 mod conn;
 mod db;
 mod deadline;
 mod error;
 mod event;
+mod give_back;
 mod members;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod options;
 mod pool;
+mod primary;
 mod probe;
 mod problem;
 mod read;
@@ -98,6 +103,7 @@ mod router;
 mod run;
 mod savepoint;
 mod shared;
+mod stand;
 mod statements;
 mod status;
 #[cfg(feature = "tls")]
@@ -114,6 +120,7 @@ pub use causal::Causal;
 pub use config::{Builder, ConfigError};
 pub use conn::Conn;
 pub use db::Db;
+pub(crate) use deadline::after;
 pub use error::{CommitCause, ConnectError, Error};
 pub use event::Event;
 pub use lsn::{Lsn, ParseLsnError, Position};

@@ -136,7 +136,7 @@ impl TransactionOptions {
             let _ = write!(sql, "; SET LOCAL statement_timeout TO {millis}");
         }
         sql.push_str(if self.resolvable {
-            "; SELECT pg_is_in_recovery()::int, pg_current_xact_id(), pg_logical_emit_message(true, 'ha-db', ''), \
+            "; SELECT pg_is_in_recovery()::int, txid_current(), pg_logical_emit_message(true, 'ha-db', ''), \
              ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
         } else {
             "; SELECT pg_is_in_recovery()::int"

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,7 +18,9 @@ use tokio_postgres::{
     AsyncMessage, Client, Config, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow,
 };
 
+use super::catch_up::Asking;
 use super::error::ConnectError;
+use super::members::Spare;
 use super::shared::Snapshot;
 use super::statements::Statements;
 #[cfg(feature = "tls")]
@@ -44,11 +47,28 @@ pub(crate) struct Node {
     pub(crate) cut: watch::Sender<u64>,
     /// Connections that are lent.
     pub(crate) in_use: AtomicUsize,
+    /// The last attempt to connect for a pool has failed, and no probe has said anything since.
+    pub(crate) refusing: AtomicBool,
+    /// Those who wait until it has replayed more.
+    pub(crate) asking: Asking,
 }
 
 /// A connection with the task that drives it. Dropping it closes the socket at once, whatever the server is doing.
+///
+/// It is moved at every checkout, so it is no more than a pointer.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct Session(Box<Live>);
+
+impl Deref for Session {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.0
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Live {
     pub(crate) client: Client,
     pub(crate) node: Arc<Node>,
     pub(crate) generation: u64,
@@ -85,18 +105,26 @@ where
     })
 }
 
-impl Drop for Session {
+impl Drop for Live {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
 impl Node {
-    /// Connects within the deadline. The connection ends when its generation is cut, and its unexpected end wakes the
-    /// probe.
+    /// Connects within the deadline, for a question of our own. The unexpected end of the connection wakes the probe.
     pub(crate) async fn connect(self: &Arc<Self>) -> Result<Session, ConnectError> {
-        let limit = self.connect_timeout;
+        Ok(Session(Box::new(self.connect_until(u64::MAX).await?)))
+    }
+
+    /// As [`Node::connect`], and the connection ends when its generation is cut.
+    async fn connect_to_lend(self: &Arc<Self>) -> Result<Live, ConnectError> {
         let generation = self.generation.load(Ordering::Acquire);
+        self.connect_until(generation).await
+    }
+
+    async fn connect_until(self: &Arc<Self>, generation: u64) -> Result<Live, ConnectError> {
+        let limit = self.connect_timeout;
         let (client, connection) = timeout(limit, self.open(drop))
             .await
             .map_err(|_| ConnectError::Timeout { limit })??;
@@ -109,7 +137,7 @@ impl Node {
             }
             node.kick.notify_one();
         });
-        Ok(Session {
+        Ok(Live {
             client,
             node: Arc::clone(self),
             generation,
@@ -152,7 +180,10 @@ pub(crate) type Object = managed::Object<Manager>;
 /// Makes and checks pooled connections.
 pub(crate) struct Manager {
     pub(crate) node: Arc<Node>,
-    pub(crate) view: Arc<ArcSwap<Snapshot>>,
+    /// Weak, because the pools are part of it.
+    pub(crate) view: Weak<ArcSwap<Snapshot>>,
+    /// Of the pool for a primary: what its node's other pool has left.
+    pub(crate) spare: Option<Arc<Spare>>,
 }
 
 impl fmt::Debug for Manager {
@@ -174,20 +205,31 @@ impl managed::Manager for Manager {
              (SELECT (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity \
               WHERE backend_type = 'checkpointer')";
         let limit = self.node.connect_timeout;
+        let index = self.node.index;
+        let shared = self.view.upgrade().ok_or(ConnectError::Closed)?;
+        if let Some(spare) = &self.spare {
+            let view = shared.load();
+            let node = &view.nodes[index];
+            if view.primary == Ok(index)
+                && let Some(session) = spare.take(node.generation, node.started)
+            {
+                return Ok(session);
+            }
+        }
         let turn = timeout(limit, self.node.connecting.acquire()).await;
         let _turn = turn
             .map_err(|_| ConnectError::Timeout { limit })?
             .map_err(|_| ConnectError::Closed)?;
         // Boxed, or everybody's futures would be as deep as a handshake, and the compiler has a limit.
-        let mut session = Box::pin(self.node.connect()).await?;
+        let mut session = Box::pin(self.node.connect_to_lend()).await?;
         let answer = timeout(limit, session.client.simple_query(WHO))
             .await
             .map_err(|_| ConnectError::Timeout { limit })??;
         let row = first_row(&answer).ok_or(ConnectError::Changed)?;
-        let view = self.view.load();
-        let node = &view.nodes[self.node.index];
-        // A session keeps its role as long as its postmaster lives, so what is checked here holds until a promotion.
-        let primary = view.primary == Ok(self.node.index);
+        let view = shared.load();
+        let node = &view.nodes[index];
+        // Within a life of its server a session changes its role at most once, when a standby is promoted.
+        let primary = view.primary == Ok(index);
         let same = row.get(0) == Some(if primary { "f" } else { "t" })
             && row.get(1).and_then(|text| text.parse().ok()) == node.started
             && session.generation == node.generation;
@@ -200,7 +242,8 @@ impl managed::Manager for Manager {
             started: node.started.unwrap_or_default(),
             checkpointer: field(row, 3).unwrap_or_default(),
         };
-        Ok(session)
+        self.node.refusing.store(false, Ordering::Relaxed);
+        Ok(Session(Box::new(session)))
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ConnectError> {

@@ -42,6 +42,12 @@ const HISTORY_LIMIT: usize = 1 << 20;
 /// What an operator has to mend is not mended within a probe interval: asking more often only fills the server's log.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Between two questions while somebody waits for a primary.
+const SEARCH: Duration = Duration::from_millis(25);
+
+/// Kept after an answer, whatever happens, so that a flood of kicks does not become a flood of probes.
+const REST: Duration = Duration::from_millis(10);
+
 /// A connection of the probe, with what its server said of itself.
 struct Asked {
     session: Session,
@@ -76,16 +82,24 @@ pub(crate) async fn run(core: Arc<Core>, node: Arc<Node>) {
         let hopeless = matches!(report, Report::Failed(Some(_)));
         core.learn(&node, report);
         prober.read_history().await;
-        // A kick wakes it earlier; the short rest keeps a flood of kicks from becoming a flood of probes.
-        let interval = core.settings.probe_interval;
-        let rest = if hopeless {
-            interval.max(PATIENCE)
-        } else {
-            interval.min(Duration::from_millis(5))
-        };
+        let (rest, more) = pace(core.settings.probe_interval, core.is_waited_for(), hopeless);
         tokio::time::sleep(rest).await;
-        let _ = timeout(interval.saturating_sub(rest), node.kick.notified()).await;
+        let _ = timeout(more, node.kick.notified()).await;
     }
+}
+
+/// How long to rest after an answer, and how long to wait then, unless a kick comes earlier.
+fn pace(interval: Duration, waited_for: bool, hopeless: bool) -> (Duration, Duration) {
+    if hopeless {
+        return (interval.max(PATIENCE), Duration::ZERO);
+    }
+    let interval = if waited_for {
+        interval.min(SEARCH)
+    } else {
+        interval
+    };
+    let rest = interval.min(REST);
+    (rest, interval - rest)
 }
 
 impl Prober<'_> {
@@ -208,4 +222,28 @@ fn sighting(answer: &[SimpleQueryMessage], port: u16) -> Option<Sighting> {
         started: field(row, 7)?,
         port,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_are_more_frequent_while_somebody_waits_and_never_a_flood() {
+        let ms = Duration::from_millis;
+        for (interval, waited_for, hopeless, rest, more) in [
+            (100, false, false, 10, 90),
+            (100, true, false, 10, 15),
+            (5, true, false, 5, 0),
+            (300_000, true, false, 10, 15),
+            // Only an operator can mend it.
+            (100, true, true, 1000, 0),
+        ] {
+            assert_eq!(
+                pace(ms(interval), waited_for, hopeless),
+                (ms(rest), ms(more)),
+                "{interval} {waited_for} {hopeless}"
+            );
+        }
+    }
 }

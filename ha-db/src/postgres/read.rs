@@ -5,20 +5,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
-use super::causal::Served;
-use super::conn::{Lease, STAND, Stand};
-use super::db::Admitted;
-use super::history::{Cover, covers};
+use super::causal::{Causal, Served};
+use super::conn::{Lease, Place};
+use super::db::{Admitted, lend_primary};
+use super::deadline::after;
 use super::lsn::Position;
+use super::members::Member;
 use super::pool::Object;
-use super::shared::Snapshot;
+use super::primary::AGAIN;
+use super::role::Role;
+use super::shared::{Core, Snapshot};
+use super::view::Verdict;
 use super::{Conn, Consistency, Db, Error};
-use crate::routing::read::{Known, Order, Way};
-
-/// Between two looks at a replica that is catching up.
-const POLL: Duration = Duration::from_micros(500);
+use crate::routing::read::{Known, NodeSet, Order, Way};
 
 impl Db {
     /// A connection for a read that shows everything this client has written ([`Consistency::ReadYourWrites`]).
@@ -43,48 +44,153 @@ impl Db {
     /// # Cancel safety
     /// As [`Router::read`](super::Router::read).
     pub async fn read_with(&self, consistency: Consistency) -> Result<Conn, Error> {
-        self.read_avoiding(consistency, &[]).await
+        self.read_avoiding(consistency, NodeSet::EMPTY).await
     }
 
-    /// As [`Db::read_with`], but not on these replicas as long as another node will do.
+    /// As [`Db::read_with`], but not on these nodes as long as another one will do.
     pub(crate) async fn read_avoiding(
         &self,
         consistency: Consistency,
-        avoided: &[usize],
+        avoided: NodeSet,
     ) -> Result<Conn, Error> {
-        if let Some(unit) = self.causal.unit() {
+        read(&self.router.core, Some(&self.causal), consistency, avoided).await
+    }
+}
+
+/// A connection for a read of a client, or of nobody in particular.
+pub(crate) async fn read(
+    core: &Arc<Core>,
+    causal: Option<&Causal>,
+    consistency: Consistency,
+    mut avoided: NodeSet,
+) -> Result<Conn, Error> {
+    let reading = Reading {
+        core,
+        causal,
+        consistency,
+    };
+    if let Some((replica, place)) = reading.proven(avoided) {
+        let lent = replica.member.checkout(
+            &replica.member.replica_pool,
+            replica.generation,
+            Duration::ZERO,
+        );
+        match lent.await {
+            Ok(object) => return Ok(reading.lend_replica(place, object, "proven")),
+            Err(Error::Pool { .. }) => {}
+            Err(error) => {
+                tracing::debug!(%error, "replica passed over");
+                avoided = avoided.with(place.index);
+            }
+        }
+    }
+    // Boxed, so that a read with a proof does not carry it along.
+    Box::pin(reading.search(avoided)).await
+}
+
+/// A replica, in the life in which it was chosen.
+struct Replica {
+    member: Arc<Member>,
+    generation: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Reading<'a> {
+    core: &'a Arc<Core>,
+    causal: Option<&'a Causal>,
+    consistency: Consistency,
+}
+
+impl Reading<'_> {
+    fn is_own(&self) -> bool {
+        self.consistency == Consistency::ReadYourWrites
+    }
+
+    fn order<'v>(&self, view: &'v Snapshot, sticky: Option<Served>, avoided: NodeSet) -> Order<'v> {
+        let turn = self.core.turn.fetch_add(1, Ordering::Relaxed);
+        Order::new(view, self.consistency, sticky, turn).without(avoided)
+    }
+
+    /// The best replica, if it is known by what is known already: one look at the client's context, and one at the topology.
+    fn proven(&self, avoided: NodeSet) -> Option<(Replica, Place)> {
+        let glance = self.causal.map(Causal::glance).unwrap_or_default();
+        if glance.busy {
+            return None;
+        }
+        let view = self.core.view.load();
+        let mut known = Known::All;
+        let mut need = Position::default();
+        if let Some(token) = glance.token {
+            known = token.known();
+            let (written, seen) = (token.written(), token.seen());
+            let stands = view.judge(token.system_id(), written, seen, known) == Verdict::Stands;
+            if !stands || token.need().timeline > view.timeline {
+                return None;
+            }
+            if self.is_own() {
+                need = token.need();
+            }
+        }
+        if Way::of(self.consistency, known, &view) != Way::Replica {
+            return None;
+        }
+        let now = Instant::now();
+        let mut order = self.order(&view, glance.last_read, avoided);
+        while let Some(index) = order.next(now, |index| view.busy(index)) {
+            let replica = view.replica(index)?;
+            // What it alone has shown need not be known yet.
+            if self.is_own() && glance.has_reads_elsewhere(replica.served()) {
+                return None;
+            }
+            if view.proven(index, need) {
+                return Some((replica, view.place(index)));
+            }
+        }
+        None
+    }
+
+    async fn search(&self, avoided: NodeSet) -> Result<Conn, Error> {
+        if let Some(unit) = self.causal.and_then(Causal::unit) {
             return unit.lock().await.map(Conn::of_unit);
         }
-        let settled = self.causal.settle_writes().await;
+        let settled = match self.causal {
+            Some(causal) => causal.settle_writes().await,
+            None => true,
+        };
         let Admitted { token, timeline } = self.admit().await?;
         let known = if settled {
             token.map_or(Known::All, |token| token.known())
         } else {
             Known::Part
         };
-        let way = Way::of(consistency, known, &self.router.core.view.load());
+        let way = Way::of(self.consistency, known, &self.core.view.load());
         if way == Way::Replica
-            && let Some(conn) = self.replica(consistency, avoided).await
+            && let Some(conn) = self.replica(avoided).await
         {
             return Ok(conn);
         }
         if way == Way::PrimaryOnly {
-            let (index, object) = self.primary(false).await?;
-            return Ok(self.lend(index, object, None, "primary"));
+            let lease = lend_primary(self.core, self.causal, false, false).await?;
+            return Ok(lent(lease, "primary"));
         }
-        self.fall_back(consistency, timeline).await
+        self.fall_back(timeline, avoided).await
     }
 
-    /// What a replica must have replayed for this client.
+    async fn admit(&self) -> Result<Admitted, Error> {
+        match self.causal {
+            Some(causal) => self.core.admit(causal).await,
+            None => Ok(Admitted::default()),
+        }
+    }
+
+    /// What a node must have for this client, and what a replica must have replayed for this read.
     fn need(&self) -> Position {
-        self.causal
-            .token()
-            .map(|token| token.need())
-            .unwrap_or_default()
+        let token = self.causal.and_then(Causal::token);
+        token.map(|token| token.need()).unwrap_or_default()
     }
 
-    fn need_of(&self, consistency: Consistency) -> Position {
-        if consistency == Consistency::ReadYourWrites {
+    fn need_of_replica(&self) -> Position {
+        if self.is_own() {
             self.need()
         } else {
             Position::default()
@@ -92,39 +198,42 @@ impl Db {
     }
 
     /// A replica that is fresh enough, or becomes so within `replica_wait`.
-    async fn replica(&self, consistency: Consistency, avoided: &[usize]) -> Option<Conn> {
-        let core = &self.router.core;
+    async fn replica(&self, avoided: NodeSet) -> Option<Conn> {
+        let core = self.core;
         let view = core.view.load_full();
-        let own = consistency == Consistency::ReadYourWrites;
+        let glance = || self.causal.map(Causal::glance).unwrap_or_default();
         // What one node shows does not go back, so the one that was read from last needs no proof of what it has shown.
-        let sticky = self.causal.last_read();
-        let turn = core.turn.fetch_add(1, Ordering::Relaxed);
-        let in_use = |index| view.node(index).map_or(0, |node| node.in_use());
-        let mut order = Order::new(&view, consistency, sticky, turn).without(avoided);
-        while let Some(index) = order.next(Instant::now(), in_use) {
-            let here = Served {
-                node: index,
-                generation: view.nodes[index].generation,
+        let sticky = glance().last_read;
+        let mut order = self.order(&view, sticky, avoided);
+        while let Some(index) = order.next(Instant::now(), |index| view.busy(index)) {
+            let Some(replica) = view.replica(index) else {
+                continue;
             };
-            // What it alone has shown need not be known yet.
-            if own && self.causal.has_reads_elsewhere(here) {
-                self.causal.settle().await;
+            if let Some(causal) = self.causal
+                && self.is_own()
+                && glance().has_reads_elsewhere(replica.served())
+            {
+                causal.settle().await;
             }
-            if view.proven(index, self.need_of(consistency)) {
+            if view.proven(index, self.need_of_replica()) {
                 match core.checkout(&view, index, Duration::ZERO).await {
-                    Ok(object) => return Some(self.lend_replica(&view, index, object, "proven")),
+                    Ok(object) => {
+                        return Some(self.lend_replica(view.place(index), object, "proven"));
+                    }
                     Err(error) => tracing::debug!(%error, "replica passed over"),
                 }
             }
         }
-        let need = self.need_of(consistency);
-        let mut order = Order::new(&view, consistency, sticky, turn).without(avoided);
+        let need = self.need_of_replica();
+        let mut order = self.order(&view, sticky, avoided);
         let mut left = order.waits();
         while left > 0
-            && let Some(index) = order.next(Instant::now(), in_use)
+            && let Some(index) = order.next(Instant::now(), |index| view.busy(index))
         {
-            if let Some(object) = self.await_replica(&view, index, need).await {
-                return Some(self.lend_replica(&view, index, object, "waited"));
+            if let Some(Replica { member, generation }) = view.replica(index)
+                && let Some(object) = core.await_replica(&member, generation, need).await
+            {
+                return Some(self.lend_replica(view.place(index), object, "waited"));
             }
             left -= 1;
         }
@@ -133,108 +242,125 @@ impl Db {
 
     fn lend(
         &self,
-        index: usize,
+        place: Place,
         object: Object,
         permit: Option<OwnedSemaphorePermit>,
         how: &'static str,
     ) -> Conn {
-        #[cfg(feature = "metrics")]
-        super::metrics::read(&object.node.name, how);
-        #[cfg(not(feature = "metrics"))]
-        let _ = how;
-        let causal = Some(self.causal.clone());
-        let lease = Lease::new(&self.router, index, object, causal, false);
-        Conn::pooled(lease.with_permit(permit))
+        let lease = Lease::new(self.core, place, object, self.causal, false);
+        lent(lease.with_permit(permit), how)
     }
 
-    fn lend_replica(
-        &self,
-        view: &Snapshot,
-        index: usize,
-        object: Object,
-        how: &'static str,
-    ) -> Conn {
-        let generation = view.nodes[index].generation;
-        self.causal.set_last_read(Served {
-            node: index,
-            generation,
-        });
-        self.lend(index, object, None, how)
-    }
-
-    /// Waits for one replica to catch up: a statement of its own, before the read takes its snapshot.
-    async fn await_replica(&self, view: &Snapshot, index: usize, need: Position) -> Option<Object> {
-        let core = &self.router.core;
-        let wait = core.settings.replica_wait;
-        let waiting = async {
-            let object = core.checkout(view, index, wait).await.ok()?;
-            loop {
-                let answer = object.client.simple_query(STAND).await.ok()?;
-                let stand = Stand::read_on(&answer, &view.nodes[index])?;
-                match covers(need, stand.position, core.view.load().history.as_deref()) {
-                    Cover::Yes => return Some((object, stand)),
-                    Cover::NotYet => tokio::time::sleep(POLL).await,
-                    Cover::Lost(_) | Cover::Unprovable => return None,
-                }
-            }
-        };
-        let (object, stand) = timeout(wait, waiting).await.ok().flatten()?;
-        let node = &view.nodes[index];
-        if node.timeline == Some(stand.position.timeline) && object.generation == node.generation {
-            node.proof.fetch_max(stand.position.lsn.0, Ordering::AcqRel);
+    fn lend_replica(&self, place: Place, object: Object, how: &'static str) -> Conn {
+        if let Some(causal) = self.causal {
+            causal.set_last_read(Served {
+                node: place.index,
+                generation: object.generation,
+            });
         }
-        Some(object)
+        self.lend(place, object, None, how)
     }
 
     /// No replica will do: the primary, or whichever of the nodes comes to be able to serve this until `write_wait` has passed. The
     /// token was judged while `judged` was the newest timeline.
-    async fn fall_back(&self, consistency: Consistency, judged: u32) -> Result<Conn, Error> {
-        let core = &self.router.core;
-        let end = tokio::time::Instant::now() + core.settings.write_wait;
+    async fn fall_back(&self, mut judged: u32, avoided: NodeSet) -> Result<Conn, Error> {
+        let core = self.core;
+        let end = after(core.settings.write_wait);
         let mut changes = core.subscribe();
+        let mut waiting = None;
+        let mut attempt = 0;
         let mut last = Error::NoReplica;
-        let mut judged = judged;
         loop {
             changes.mark_unchanged();
             let view = core.view.load_full();
-            if view.timeline != judged {
+            if self.causal.is_some() && view.timeline != judged {
                 // What the wait has brought may not have kept what this client wrote.
                 judged = self.admit().await?.timeline;
             }
-            match view.primary {
-                Ok(index) if view.timeline >= self.need().timeline => {
-                    // A primary alone is where reads belong.
-                    let permit = if view.present().nth(1).is_none() {
-                        None
-                    } else {
-                        let permit = Arc::clone(&core.fallback).acquire_owned();
-                        let Ok(Ok(permit)) = timeout(core.settings.pool_wait, permit).await else {
-                            let conn = self.replica(consistency, &[]).await;
-                            return conn.ok_or(Error::NoReplica);
-                        };
-                        Some(permit)
-                    };
-                    let left = end.saturating_duration_since(tokio::time::Instant::now());
-                    let wait = core.settings.pool_wait.min(left);
-                    match timeout(left, core.checkout(&view, index, wait)).await {
-                        Ok(Ok(object)) => return Ok(self.lend(index, object, permit, "fallback")),
-                        Ok(Err(full @ Error::Pool { .. })) => return Err(full),
-                        Ok(Err(error)) => last = error,
-                        Err(_) => {}
-                    }
-                }
-                _ => {}
-            }
-            core.kick();
-            if tokio::time::timeout_at(end, changes.changed())
-                .await
-                .is_err()
+            let mut pause = end;
+            if let Ok(index) = view.primary
+                && view.timeline >= self.need().timeline
             {
+                // A primary alone is where reads belong.
+                let permit = if view.is_single() {
+                    None
+                } else {
+                    let permit = Arc::clone(&core.fallback).acquire_owned();
+                    let Ok(Ok(permit)) = timeout(core.settings.pool_wait, permit).await else {
+                        return self.any_replica(avoided).await.ok_or(Error::NoReplica);
+                    };
+                    Some(permit)
+                };
+                match core.lend_by(&view, index, false, end).await {
+                    Some(Ok(object)) => {
+                        return Ok(self.lend(view.place(index), object, permit, "fallback"));
+                    }
+                    Some(Err(full @ Error::Pool { .. })) => return Err(full),
+                    Some(Err(error)) => {
+                        last = error;
+                        let rest = AGAIN.delay(attempt, fastrand::u64(..));
+                        attempt = attempt.saturating_add(1);
+                        pause = after(rest);
+                    }
+                    // It is not the primary any more.
+                    None => pause = after(Duration::ZERO),
+                }
+            }
+            waiting.get_or_insert_with(|| core.wait());
+            let _ = timeout_at(pause.min(end), changes.changed()).await;
+            if end <= after(Duration::ZERO) {
                 return Err(last);
             }
-            if let Some(conn) = self.replica(consistency, &[]).await {
+            let conn = if view.primary.is_ok() {
+                self.replica(avoided).await
+            } else {
+                self.any_replica(avoided).await
+            };
+            if let Some(conn) = conn {
                 return Ok(conn);
             }
         }
+    }
+
+    /// One that is to be avoided is better than none.
+    async fn any_replica(&self, avoided: NodeSet) -> Option<Conn> {
+        match self.replica(avoided).await {
+            None if avoided != NodeSet::EMPTY => self.replica(NodeSet::EMPTY).await,
+            conn => conn,
+        }
+    }
+}
+
+fn lent(lease: Lease, how: &'static str) -> Conn {
+    #[cfg(feature = "metrics")]
+    super::metrics::read(&lease.session().node.name, how);
+    #[cfg(not(feature = "metrics"))]
+    let _ = how;
+    Conn::pooled(lease)
+}
+
+impl Replica {
+    fn served(&self) -> Served {
+        Served {
+            node: self.member.node.index,
+            generation: self.generation,
+        }
+    }
+}
+
+impl Snapshot {
+    fn replica(&self, index: usize) -> Option<Replica> {
+        Some(Replica {
+            member: Arc::clone(self.members[index].as_ref()?),
+            generation: self.nodes[index].generation,
+        })
+    }
+
+    /// Whether there is one server, whatever its names.
+    fn is_single(&self) -> bool {
+        let mut servers = self
+            .present()
+            .filter(|(_, seen)| seen.role != Role::Duplicate);
+        servers.nth(1).is_none()
     }
 }

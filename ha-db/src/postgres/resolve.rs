@@ -1,6 +1,6 @@
 //! What became of a commit that was not answered.
 //!
-//! `pg_xact_status` tells it of a transaction number, but numbers can be given out twice: a standby that is promoted, and a server
+//! `txid_status` tells it of a transaction number, but numbers can be given out twice: a standby that is promoted, and a server
 //! that restarts after a crash, go on from the highest number in their log, which may end before our transaction's first record.
 //! Then the number's next bearer would answer for ours. So a resolvable transaction remembers, besides its number, a position of
 //! the log that follows a record under this number. A log that still contains this position has seen the number, and gives it to
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
-use super::conn::Lease;
+use super::deadline::after;
 use super::history::{Cover, History, survives};
 use super::lsn::{Lsn, Position};
 use super::pool::{Life, field, first_row};
@@ -44,7 +44,7 @@ pub enum Outcome {
     Unprovable,
 }
 
-/// What `pg_xact_status` says.
+/// What `txid_status` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Committed,
@@ -109,7 +109,7 @@ impl InDoubt {
         }
     }
 
-    /// The transaction's number, as `pg_current_xact_id()` gave it.
+    /// The transaction's number, as `txid_current()` gave it.
     #[must_use]
     pub fn xid(&self) -> u64 {
         self.xid
@@ -136,7 +136,7 @@ impl Router {
     /// It changes nothing.
     pub async fn resolve(&self, doubt: &InDoubt) -> Result<Outcome, Error> {
         let limit = self.core.settings.commit_timeout;
-        let end = tokio::time::Instant::now() + limit;
+        let end = after(limit);
         loop {
             let judgement = self.look(doubt).await?;
             let late = tokio::time::Instant::now() >= end;
@@ -158,15 +158,15 @@ impl Router {
         const TIMELINE: &str =
             "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
         let core = &self.core;
-        let (index, object, _) = core.primary(false, doubt.mark.timeline).await?;
-        let life = object.life;
-        let lease = Lease::new(self, index, object, None, false);
+        let chosen = core.primary(false, doubt.mark.timeline).await?;
+        let life = chosen.object.life;
+        let lease = chosen.lend(core, None, false);
         let limit = core.settings.connect_timeout;
         let asking = async {
             let client = lease.client();
             let timeline = client.simple_query(TIMELINE).await?;
             let timeline = first_row(&timeline).and_then(|row| field(row, 0));
-            let asked = format!("SELECT pg_xact_status('{}')", doubt.xid);
+            let asked = format!("SELECT txid_status({})", doubt.xid);
             Ok::<_, tokio_postgres::Error>((timeline, client.simple_query(&asked).await))
         };
         let Ok(answer) = timeout(limit, asking).await else {
@@ -194,19 +194,17 @@ impl Router {
             return Ok(Judgement::Is(Outcome::Unprovable));
         };
         // Without the right to see it (`pg_monitor`), the checkpointer vouches for nothing.
-        let may_run = index == doubt.node && life.started == doubt.life.started;
+        // By its life and not by its name: it may have two, or another one here.
+        let may_run = life.started == doubt.life.started;
         let same_life = may_run && life == doubt.life && life.checkpointer != 0;
         let history = view.history.as_deref();
         let mut contained = contains(doubt.mark, timeline, same_life, history);
         // A crash of the old primary before it was replaced may have cut its log, and filled the place with something else.
-        let restarted = view.nodes[doubt.node]
-            .started
-            .is_some_and(|at| at != doubt.life.started);
-        if contained == Some(true)
-            && !same_life
-            && restarted
-            && view.nodes[doubt.node].timeline == Some(doubt.mark.timeline)
-        {
+        let restarted = view.nodes.get(doubt.node).is_some_and(|node| {
+            node.timeline == Some(doubt.mark.timeline)
+                && node.started.is_some_and(|at| at != doubt.life.started)
+        });
+        if contained == Some(true) && !same_life && restarted {
             contained = None;
         }
         let history_read = timeline == doubt.mark.timeline || history.is_some();

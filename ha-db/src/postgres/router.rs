@@ -8,14 +8,16 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::config::{Builder, ConfigError, NodeConfig, Server, Settings};
-use super::conn::Lease;
+use super::db::lend_primary;
 use super::error::ConnectError;
 use super::event::Listeners;
+use super::read::read;
 use super::role::NoPrimary;
 pub(crate) use super::shared::Core;
 use super::status::{NodeStatus, Status};
 use super::token::Token;
 use super::{Causal, Conn, Consistency, Db, Error, Transaction, TransactionOptions, warm};
+use crate::routing::read::NodeSet;
 
 /// Routes to the primary and its replicas. Clones share everything; when the last is dropped, the probes end.
 #[derive(Debug, Clone)]
@@ -35,7 +37,7 @@ impl Drop for Probes {
     fn drop(&mut self) {
         self.warming.abort();
         let members = self.core.state().members.clone();
-        members.iter().flatten().for_each(|member| member.stop());
+        members.iter().flatten().for_each(|member| member.end());
     }
 }
 
@@ -111,9 +113,8 @@ impl Router {
     /// # Cancel safety
     /// Nothing is lost: a connection that was being made goes to the pool or is closed.
     pub async fn read(&self) -> Result<Conn, Error> {
-        self.db(Causal::default())
-            .read_with(Consistency::Eventual)
-            .await
+        let none = NodeSet::EMPTY;
+        read(&self.core, None, Consistency::Eventual, none).await
     }
 
     /// A connection to the primary, each statement a transaction of its own. Waits up to `write_wait` for a primary.
@@ -124,8 +125,8 @@ impl Router {
     /// # Cancel safety
     /// As [`Router::read`].
     pub async fn write(&self) -> Result<Conn, Error> {
-        let (index, object, _) = self.core.primary(false, 0).await?;
-        Ok(Conn::pooled(Lease::new(self, index, object, None, true)))
+        let lease = lend_primary(&self.core, None, false, true).await?;
+        Ok(Conn::pooled(lease))
     }
 
     /// A transaction on the primary. Waits up to `write_wait` for a primary.
@@ -224,8 +225,12 @@ impl Router {
     /// # Cancel safety
     /// It has no effect but to wait.
     pub async fn wait_primary(&self, deadline: Duration) -> Result<(), Error> {
-        let mut changes = self.core.subscribe();
-        let known = changes.wait_for(|_| self.core.view.load().primary.is_ok());
+        if self.core.view.load().primary.is_ok() {
+            return Ok(());
+        }
+        let mut turns = self.core.turns();
+        let _waiting = self.core.wait();
+        let known = turns.wait_for(|_| self.core.view.load().primary.is_ok());
         if timeout(deadline, known).await.is_ok() {
             return Ok(());
         }

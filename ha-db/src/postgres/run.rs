@@ -7,10 +7,12 @@ use ha_core::backoff::Backoff;
 use tokio::time::timeout_at;
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::deadline::after;
 use super::error::CommitCause;
-use super::lsn::Position;
+use super::lsn::{Lsn, Position};
 use super::token::Known;
 use super::{Conn, Consistency, Db, Error, Outcome, Token, Transaction, TransactionOptions};
+use crate::routing::read::NodeSet;
 
 /// How often, and how long, [`Db::run`] tries. All retries of a router also share its
 /// [budget](super::Builder::retry_budget).
@@ -120,7 +122,7 @@ impl Db {
     {
         let budget = &self.router().core.budget;
         budget.deposit(Instant::now());
-        let end = tokio::time::Instant::now() + retry.deadline;
+        let end = after(retry.deadline);
         let nested = self.causal().unit().is_some();
         let mut attempt = 0;
         loop {
@@ -130,7 +132,7 @@ impl Db {
             };
             let pause = retry.backoff.delay(attempt, fastrand::u64(..));
             attempt += 1;
-            let in_time = tokio::time::Instant::now() + pause < end;
+            let in_time = after(pause) < end;
             let again = failed.again && !nested && in_time && attempt < retry.attempts;
             if !again || !budget.withdraw(Instant::now()) {
                 return Err(failed.error);
@@ -166,9 +168,12 @@ impl Db {
         let done = timeout_at(end, work(&mut tx))
             .await
             .map_err(|_| late("a transaction"))?
-            .map_err(|error| Failed {
-                again: may_repeat(&error, tx.is_closed()),
-                error,
+            .map_err(|error| {
+                self.heed(&error);
+                Failed {
+                    again: may_repeat(&error, tx.is_closed()),
+                    error,
+                }
             })?;
         match tx.commit().await {
             Ok(_) => Ok(done),
@@ -191,12 +196,25 @@ impl Db {
         }
     }
 
+    /// Has all nodes asked at once what they are, where an error says that one of them is not what it was.
+    fn heed(&self, error: &(dyn StdError + 'static)) {
+        if codes(error).any(is_news) {
+            self.router().core.kick();
+        }
+    }
+
     /// A write whose position is not known is acknowledged after all: the client's token has to cover it from now on.
     async fn acknowledge(&self, doubt: &super::InDoubt) {
         let zero = Position::default();
-        let system_id = self.router().core.view.load().system_id.unwrap_or(0);
-        let written = Token::at(system_id, doubt.position(), zero).with_known(Known::Part);
-        self.causal().advance(written);
+        let view = self.router().core.view.load_full();
+        // It is in the log of the newest timeline, which may have begun after it.
+        let begun = Position {
+            timeline: view.timeline,
+            lsn: Lsn(0),
+        };
+        let written = doubt.position().max(begun);
+        let token = Token::at(view.system_id.unwrap_or(0), written, zero);
+        self.causal().advance(token.with_known(Known::Part));
         // Given back, it says where the primary stands, which is past the commit.
         drop(self.write().await);
     }
@@ -223,26 +241,29 @@ impl Db {
         let budget = &self.router().core.budget;
         budget.deposit(Instant::now());
         let limit = retry.deadline;
-        let end = tokio::time::Instant::now() + limit;
+        let end = after(limit);
         let late = |what| E::from(Error::Timeout { what, limit });
-        let mut avoided = Vec::new();
+        let mut avoided = NodeSet::EMPTY;
         let mut attempt = 0;
         loop {
-            let lent = timeout_at(end, self.read_avoiding(consistency, &avoided)).await;
+            let lent = timeout_at(end, self.read_avoiding(consistency, avoided)).await;
             let conn = lent.map_err(|_| late("waiting for a connection"))??;
             let read = timeout_at(end, work(&conn)).await;
             let error = match read.map_err(|_| late("a read"))? {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
+            self.heed(&error);
             let pause = retry.backoff.delay(attempt, fastrand::u64(..));
             attempt += 1;
-            let in_time = tokio::time::Instant::now() + pause < end;
+            let in_time = after(pause) < end;
             let again = may_repeat(&error, conn.is_closed()) && in_time && attempt < retry.attempts;
             if !again || !budget.withdraw(Instant::now()) {
                 return Err(error);
             }
-            avoided.extend(conn.index());
+            if let Some(index) = conn.index() {
+                avoided = avoided.with(index);
+            }
             drop(conn);
             tokio::time::sleep(pause).await;
         }
@@ -256,33 +277,53 @@ fn refused<E: From<Error>>(error: Error) -> Failed<E> {
     }
 }
 
+/// An error and what caused it.
+fn chain<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let error = next?;
+        next = error.source();
+        Some(error)
+    })
+}
+
+/// What PostgreSQL has said on the way.
+fn codes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a SqlState> {
+    chain(error).filter_map(|error| {
+        error
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::code)
+            .or_else(|| error.downcast_ref::<DbError>().map(DbError::code))
+    })
+}
+
 /// Whether a transaction that failed with `error`, and was not committed, may go better next time.
 ///
 /// A commit of unknown outcome on the way, of some other transaction, forbids it. It is found by its cause, which shows also
 /// through an error that passes its source on.
 fn may_repeat(error: &(dyn StdError + 'static), connection_ended: bool) -> bool {
-    let chain = || {
-        let mut next = Some(error);
-        std::iter::from_fn(move || {
-            let error = next?;
-            next = error.source();
-            Some(error)
-        })
-    };
     let unknown = |error: &(dyn StdError + 'static)| {
         error.is::<CommitCause>() || error.downcast_ref().is_some_and(Error::is_unknown)
     };
-    if chain().any(unknown) {
+    if chain(error).any(unknown) {
         return false;
     }
-    let conflict = |error: &(dyn StdError + 'static)| {
-        let code = error
-            .downcast_ref::<tokio_postgres::Error>()
-            .and_then(tokio_postgres::Error::code)
-            .or_else(|| error.downcast_ref::<DbError>().map(DbError::code));
-        code.is_some_and(is_conflict) || error.downcast_ref().is_some_and(Error::is_retryable)
-    };
-    connection_ended || chain().any(conflict)
+    let retryable =
+        |error: &(dyn StdError + 'static)| error.downcast_ref().is_some_and(Error::is_retryable);
+    connection_ended || codes(error).any(is_conflict) || chain(error).any(retryable)
+}
+
+/// The server is read-only, or ends or begins: it is not what it was taken for.
+pub(crate) fn is_news(code: &SqlState) -> bool {
+    [
+        &SqlState::READ_ONLY_SQL_TRANSACTION,
+        &SqlState::ADMIN_SHUTDOWN,
+        &SqlState::CRASH_SHUTDOWN,
+        &SqlState::CANNOT_CONNECT_NOW,
+    ]
+    .contains(&code)
 }
 
 /// The server rolled it back and says that it may go better next time.

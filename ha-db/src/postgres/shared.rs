@@ -2,30 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use deadpool::managed::{PoolError, Timeouts};
 use ha_core::budget::Budget;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::Error;
+use super::changes::differences;
 use super::config::Settings;
-use super::conn::{STAND, Stand};
-use super::error::ConnectError;
+use super::conn::Place;
 use super::event::{Desk, Event, Listeners};
 use super::history::History;
 use super::members::{Graves, Member};
-use super::pool::{Node, Object};
+use super::pool::Node;
 use super::problem::Problem;
-use super::role::NoPrimary;
 use super::token::Token;
 use super::topology::{Rules, Sighting, Topology};
 use super::view::{NodeView, Verdict, View};
+use crate::routing::read::Busy;
 
 /// What is known at one moment, and the nodes of which it is known, by the same numbers.
 #[derive(Debug, Clone)]
@@ -61,7 +60,27 @@ impl Snapshot {
         self.members[index].as_ref().map(|member| &member.node)
     }
 
-    fn name(&self, index: usize) -> Arc<str> {
+    /// What somebody waits for who waits for a primary, or to be told what it has kept.
+    fn turn(&self) -> impl PartialEq + use<> {
+        (
+            (self.primary, self.epoch, self.timeline, self.system_id),
+            (self.history.is_some(), self.cannot_read_history()),
+        )
+    }
+
+    pub(crate) fn busy(&self, index: usize) -> Busy {
+        self.node(index).map(|node| node.busy()).unwrap_or_default()
+    }
+
+    pub(crate) fn place(&self, index: usize) -> Place {
+        Place {
+            index,
+            system_id: self.system_id.unwrap_or(0),
+            timeline: self.nodes[index].timeline.unwrap_or(0),
+        }
+    }
+
+    pub(super) fn name(&self, index: usize) -> Arc<str> {
         self.node(index)
             .map_or_else(|| "?".into(), |node| Arc::clone(&node.name))
     }
@@ -87,6 +106,12 @@ pub(crate) struct Core {
     pub(super) state: Mutex<State>,
     desk: Desk,
     changed: watch::Sender<u64>,
+    /// As `changed`, for those who are not concerned with how far a replica is.
+    turned: watch::Sender<u64>,
+    /// Requests that wait for a primary.
+    pub(super) waiting: AtomicUsize,
+    /// The timelines of the last [`Event::Unprovable`], so that only news takes a lock.
+    unprovable: AtomicU64,
 }
 
 /// What only changes of knowledge touch.
@@ -134,6 +159,9 @@ impl Core {
             }),
             desk: Desk::new(listeners),
             changed: watch::Sender::new(0),
+            turned: watch::Sender::new(0),
+            waiting: AtomicUsize::new(0),
+            unprovable: AtomicU64::new(0),
         }
     }
 
@@ -148,6 +176,8 @@ impl Core {
         if !here.is_some_and(|member| Arc::ptr_eq(&member.node, node)) {
             return;
         }
+        // A new attempt may go better.
+        node.refusing.store(false, Ordering::Relaxed);
         let now = Instant::now();
         match report {
             Report::Saw(sighting, asked, told) => {
@@ -191,6 +221,7 @@ impl Core {
                     drop(pool.retain(|session, _| session.generation >= seen.generation));
                 }
             }
+            member.hand_over(new.view.primary == Ok(member.node.index));
             member.node.cut.send_if_modified(|cut| {
                 let more = seen.cut > *cut;
                 *cut = seen.cut.max(*cut);
@@ -201,9 +232,22 @@ impl Core {
         self.desk.put(differences(&old, &new));
         #[cfg(feature = "metrics")]
         super::metrics::gauges(&new);
-        self.view.store(Arc::new(new));
+        let turned = old.turn() != new.turn();
+        let lost = old.primary.is_ok() && new.primary.is_err();
+        let new = Arc::new(new);
+        self.view.store(Arc::clone(&new));
         drop(state);
         self.changed.send_modify(|version| *version += 1);
+        if turned {
+            self.turned.send_modify(|version| *version += 1);
+        }
+        for (node, _) in new.present() {
+            node.asking.moved();
+            if lost {
+                // One of the others is, or soon will be, what this one was.
+                node.kick.notify_one();
+            }
+        }
         self.desk.tell();
     }
 
@@ -211,8 +255,14 @@ impl Core {
         self.state().topology.wanted_history()
     }
 
+    /// Changes with every report.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Changes with the primary, the newest timeline, and what is known of its history.
+    pub(crate) fn turns(&self) -> watch::Receiver<u64> {
+        self.turned.subscribe()
     }
 
     /// Wakes every probe.
@@ -222,69 +272,10 @@ impl Core {
         }
     }
 
-    /// A connection of one node of `view`, waiting at most `wait` for a free one.
-    pub(crate) async fn checkout(
-        &self,
-        view: &Snapshot,
-        index: usize,
-        wait: Duration,
-    ) -> Result<Object, Error> {
-        self.checkout_of(view, index, wait, false).await
-    }
-
-    async fn checkout_of(
-        &self,
-        view: &Snapshot,
-        index: usize,
-        wait: Duration,
-        reserved: bool,
-    ) -> Result<Object, Error> {
-        let Some(member) = &view.members[index] else {
-            return Err(Error::NotSent {
-                node: String::new(),
-                source: ConnectError::Closed,
-            });
-        };
-        let pool = match view.primary {
-            _ if reserved => &member.reserved,
-            Ok(primary) if primary == index => &member.pool,
-            _ => &member.replica_pool,
-        };
-        let node = || member.node.name.to_string();
-        let free = Timeouts {
-            wait: Some(Duration::ZERO),
-            create: None,
-            recycle: None,
-        };
-        let got = match pool.timeout_get(&free).await {
-            Err(PoolError::Timeout(_)) if !wait.is_zero() => {
-                match timeout(wait, pool.timeout_get(&Timeouts::default())).await {
-                    Ok(got) => got,
-                    Err(_) => return Err(Error::Pool { node: node() }),
-                }
-            }
-            got => got,
-        };
-        got.map_err(|error| match error {
-            PoolError::Timeout(_) => Error::Pool { node: node() },
-            PoolError::Backend(source) => {
-                member.node.kick.notify_one();
-                Error::NotSent {
-                    node: node(),
-                    source,
-                }
-            }
-            _ => Error::NotSent {
-                node: node(),
-                source: ConnectError::Closed,
-            },
-        })
-    }
-
     /// What of `token` still stands, as an error when it does not.
     pub(crate) fn check(&self, view: &Snapshot, token: &Token) -> Result<(), Error> {
         let written = token.written();
-        match view.judge(token.system_id(), written, token.seen()) {
+        match view.judge(token.system_id(), written, token.seen(), token.known()) {
             Verdict::Stands => Ok(()),
             Verdict::Unprovable => {
                 self.tell_unprovable(view, written.timeline);
@@ -307,132 +298,36 @@ impl Core {
             return;
         }
         let timeline = view.timeline;
+        let both = u64::from(written) << 32 | u64::from(timeline);
+        if self.unprovable.swap(both, Ordering::Relaxed) == both {
+            return;
+        }
         if self.state().unprovable.insert((written, timeline)) {
             self.desk.put([Event::Unprovable { written, timeline }]);
             self.desk.tell();
         }
     }
 
+    /// Whether it can be told by now what became of `token`'s write, or nobody will tell.
+    pub(crate) fn is_told(&self, view: &Snapshot, token: &Token) -> bool {
+        let verdict = view.judge(
+            token.system_id(),
+            token.written(),
+            token.seen(),
+            token.known(),
+        );
+        verdict != Verdict::Unprovable || view.cannot_read_history()
+    }
+
     /// Waits until it can be told what became of `token`'s write, if the history that tells is about to be read.
     pub(crate) async fn await_history(&self, token: &Token) {
-        let told = || {
-            let view = self.view.load();
-            let verdict = view.judge(token.system_id(), token.written(), token.seen());
-            verdict != Verdict::Unprovable || view.cannot_read_history()
-        };
+        let told = || self.is_told(&self.view.load(), token);
         if told() {
             return;
         }
-        let mut changes = self.subscribe();
-        let told = changes.wait_for(|_| told());
+        let mut turns = self.turns();
+        let told = turns.wait_for(|_| told());
         // After that, nobody who could read it answers.
         let _ = timeout(self.settings.probe_timeout, told).await;
     }
-
-    /// Where the primary stands, unless `instead_of` is the primary.
-    pub(crate) async fn ask_primary(&self, instead_of: usize) -> Option<Stand> {
-        let view = self.view.load_full();
-        let primary = view.primary.ok().filter(|index| *index != instead_of)?;
-        let object = self.checkout(&view, primary, Duration::ZERO).await.ok()?;
-        let answer = object.client.simple_query(STAND).await.ok()?;
-        Stand::read(&answer, None)
-    }
-
-    /// A connection to the primary, a reserved one if `reserved`, and the timeline that it is the primary of. Waits until `write_wait`
-    /// has passed.
-    pub(crate) async fn primary(
-        &self,
-        reserved: bool,
-        needed_timeline: u32,
-    ) -> Result<(usize, Object, u32), Error> {
-        let limit = self.settings.write_wait;
-        let end = tokio::time::Instant::now() + limit;
-        let mut changes = self.subscribe();
-        let mut last: Option<Error> = None;
-        loop {
-            changes.mark_unchanged();
-            let view = self.view.load_full();
-            let reason = match view.primary {
-                Ok(index) if view.timeline >= needed_timeline => {
-                    let left = end.saturating_duration_since(tokio::time::Instant::now());
-                    let wait = self.settings.pool_wait.min(left);
-                    match timeout(left, self.checkout_of(&view, index, wait, reserved)).await {
-                        Ok(Ok(object)) => return Ok((index, object, view.timeline)),
-                        Ok(Err(full @ Error::Pool { .. })) => return Err(full),
-                        Ok(Err(error)) => last = Some(error),
-                        Err(_) => {}
-                    }
-                    NoPrimary::NotFound
-                }
-                Ok(_) => NoPrimary::StaleForToken,
-                Err(reason) => reason,
-            };
-            self.kick();
-            if tokio::time::timeout_at(end, changes.changed())
-                .await
-                .is_err()
-            {
-                return Err(last.unwrap_or(Error::NoPrimary {
-                    waited: limit,
-                    reason,
-                }));
-            }
-        }
-    }
-}
-
-/// What somebody who watches has to be told.
-fn differences(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
-    let mut events = Vec::new();
-    for (index, (member, seen)) in new.members.iter().zip(&new.view.nodes).enumerate() {
-        let Some(member) = member else { continue };
-        let node = || Arc::clone(&member.node.name);
-        let before = old.members.get(index).and_then(Option::as_ref);
-        let before = before
-            .filter(|before| Arc::ptr_eq(before, member))
-            .map(|_| &old.view.nodes[index]);
-        let from = before.map_or(super::role::Role::Unreachable, |before| before.role);
-        if from != seen.role {
-            events.push(Event::RoleChanged {
-                node: node(),
-                from,
-                to: seen.role,
-            });
-        }
-        let was_ejected = before.is_some_and(|before| before.ejected);
-        if seen.ejected && !was_ejected {
-            let lag = seen.lag;
-            events.push(Event::Ejected { node: node(), lag });
-        } else if was_ejected && !seen.ejected {
-            events.push(Event::Readmitted { node: node() });
-        }
-        let had = before.and(old.problems[index..].first()).cloned().flatten();
-        match &new.problems[index] {
-            // A position that moves on is no other problem.
-            Some(problem)
-                if had.as_ref().map(std::mem::discriminant)
-                    != Some(std::mem::discriminant(problem)) =>
-            {
-                let problem = problem.clone();
-                events.push(Event::ProblemFound {
-                    node: node(),
-                    problem,
-                });
-            }
-            None if had.is_some() => events.push(Event::ProblemSolved { node: node() }),
-            _ => {}
-        }
-    }
-    match new.primary {
-        Ok(index) if old.epoch != new.epoch || old.primary.is_err() => {
-            events.push(Event::PrimaryChanged {
-                epoch: new.epoch,
-                timeline: new.timeline,
-                node: new.name(index),
-            });
-        }
-        Err(reason) if old.primary.is_ok() => events.push(Event::PrimaryLost { reason }),
-        _ => {}
-    }
-    events
 }

@@ -7,25 +7,33 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::maybe_done;
+use ha_core::backoff::Backoff;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::causal::Causal;
-use super::conn::{Guard, Lease, SETTLE_LIMIT, STAND, Stand};
+use super::conn::{Guard, Lease};
+use super::db::lend_primary;
+use super::deadline::after;
 use super::error::CommitCause;
+use super::give_back::SETTLE_LIMIT;
 use super::lsn::{Lsn, Position};
 use super::options::TransactionOptions;
 use super::pool::{field, first_row};
 use super::resolve;
 use super::router::Router;
 use super::savepoint::{Mark, Savepoint};
+use super::stand::{STAND, Stand};
 use super::token::Known;
 use super::{Error, Token};
 
 /// Fails in a transaction that has failed, where COMMIT would report success and roll back.
-const BEFORE: &str = "SELECT pg_current_wal_insert_lsn(), pg_current_xact_id_if_assigned() IS NOT NULL, \
+const BEFORE: &str = "SELECT pg_current_wal_insert_lsn(), txid_current_if_assigned() IS NOT NULL, \
     current_setting('synchronous_commit')";
+
+/// Between two attempts to begin.
+const AGAIN: Backoff = Backoff::new(Duration::from_millis(4), Duration::from_millis(50));
 
 /// A transaction: dereferences to the [`Client`]. Dropped without [`Transaction::commit`], it is rolled back, and the connection
 /// is reused only after the server has confirmed that.
@@ -34,7 +42,7 @@ pub struct Transaction(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Outer(Option<Box<Lease>>),
+    Outer(Option<Lease>),
     /// Inside a unit of work: a savepoint of its transaction.
     Nested(Option<(Guard, Mark)>),
 }
@@ -48,11 +56,10 @@ pub(crate) async fn begin(
     let sql = options.begin();
     let core = &router.core;
     let limit = core.settings.write_wait;
-    let end = tokio::time::Instant::now() + limit;
-    let db = router.db(causal.cloned().unwrap_or_default());
+    let end = after(limit);
+    let mut attempt = 0;
     loop {
-        let (index, object) = db.primary(options.is_reserved()).await?;
-        let mut lease = Lease::new(router, index, object, causal.cloned(), true);
+        let mut lease = lend_primary(core, causal, options.is_reserved(), true).await?;
         lease.begun();
         let begun = timeout(
             core.settings.connect_timeout,
@@ -97,7 +104,8 @@ pub(crate) async fn begin(
             return Err(error);
         }
         // The pool has lost one stale connection per turn; the pause is for a primary that refuses at once.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(AGAIN.delay(attempt, fastrand::u64(..))).await;
+        attempt = attempt.saturating_add(1);
     }
 }
 
@@ -155,12 +163,13 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
     let limit = lease.core().settings.commit_timeout;
     let node = lease.name().to_owned();
     let unsettled = lease.committing();
+    lease.ending(true);
     let Answers {
         before,
         committed,
         stand,
     } = exchange(lease.client(), limit).await;
-    let doubt = lease.doubt().map(Box::new);
+    let doubt = lease.doubt();
     let unknown = |source| Error::CommitUnknown {
         node,
         source,
@@ -190,6 +199,7 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
         if let Some(unsettled) = unsettled {
             unsettled.nothing();
         }
+        lease.ending(false);
         let node = lease.name().to_owned();
         drop(lease);
         return Err(match error.code() {
@@ -203,9 +213,15 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
     let changed = row.is_none_or(|row| row.get(1) == Some("t"));
     // What the transaction has committed under, which may not be what the session is set to.
     let setting = row.and_then(|row| row.get(2));
-    let stand = stand
-        .and_then(|rows| Stand::read(&rows, lease.known_timeline()))
-        .map(|stand| setting.map_or(stand, |setting| stand.under(setting)));
+    let under = |stand: Stand| setting.map_or(stand, |setting| stand.under(setting));
+    let told = stand
+        .and_then(|rows| Stand::read(&rows, Some(lease.timeline())))
+        .map(under);
+    let stand = match told {
+        Some(stand) => Some(stand),
+        // The connection has ended since. Whatever the primary has by now covers it, unless that is another one.
+        None => ask_again(&lease).await.map(under),
+    };
     let system_id = lease.system_id();
     let token = if let Some(stand) = stand {
         let written = if changed {
@@ -218,11 +234,12 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
         }
         Token::at(system_id, written, stand.visible())
     } else {
-        let written = lease.known_timeline().zip(start);
-        let written = written.map(|(timeline, lsn)| Position { timeline, lsn });
-        let written = written.unwrap_or_default();
+        let written = Position {
+            timeline: lease.timeline(),
+            lsn: start.unwrap_or_default(),
+        };
         if let Some(unsettled) = unsettled {
-            unsettled.past(written);
+            unsettled.past(written, Known::Part);
         }
         Token::at(system_id, written, Position::default()).with_known(Known::Part)
     };
@@ -230,12 +247,19 @@ pub(crate) async fn commit(lease: Lease) -> Result<Token, Error> {
         .causal()
         .and_then(Causal::token)
         .map_or(token, |known| known.join(token));
-    if stand.is_some() {
+    if told.is_some() {
         lease.give_back_clean();
     } else {
         lease.discard();
     }
     Ok(token)
+}
+
+/// Where the primary stands, on another connection, if it is the one that this lease is of.
+async fn ask_again(lease: &Lease) -> Option<Stand> {
+    let asking = lease.core().ask_primary(None);
+    let stand = timeout(SETTLE_LIMIT, asking).await.ok().flatten()?;
+    (stand.position.timeline == lease.timeline()).then_some(stand)
 }
 
 /// Whether the server said no and the session goes on, as against an end of the session.
@@ -253,7 +277,7 @@ impl Transaction {
     ) -> Result<Self, Error> {
         begin(router, causal, options)
             .await
-            .map(|lease| Self(Inner::Outer(Some(Box::new(lease)))))
+            .map(|lease| Self(Inner::Outer(Some(lease))))
     }
 
     pub(crate) async fn nested(guard: Guard) -> Result<Self, Error> {
@@ -288,7 +312,7 @@ impl Transaction {
     pub async fn commit(mut self) -> Result<Token, Error> {
         match &mut self.0 {
             Inner::Outer(lease) => match lease.take() {
-                Some(lease) => commit(*lease).await,
+                Some(lease) => commit(lease).await,
                 None => unreachable!("commit consumes the transaction"),
             },
             Inner::Nested(open) => match open.take() {
@@ -325,7 +349,7 @@ impl Transaction {
     pub async fn rollback(mut self) -> Result<(), Error> {
         match &mut self.0 {
             Inner::Outer(lease) => match lease.take() {
-                Some(lease) => rollback(*lease).await,
+                Some(lease) => rollback(lease).await,
                 None => unreachable!("rollback consumes the transaction"),
             },
             Inner::Nested(open) => match open.take() {

@@ -48,17 +48,24 @@ impl Unit {
     /// Begins, waiting up to `write_wait` for a primary.
     ///
     /// # Errors
-    /// As [`Router::transaction`].
+    /// As [`Router::transaction`]. [`Error::UnitOpen`] when `causal` works inside a unit already: the inner one would end the outer
+    /// one's hold on what comes after it.
     ///
     /// # Cancel safety
     /// Nothing is begun.
     pub async fn begin(router: &Router, causal: &Causal) -> Result<Self, Error> {
+        if causal.unit().is_some() {
+            return Err(Error::UnitOpen);
+        }
         let lease = begin(router, Some(causal), &TransactionOptions::default()).await?;
         let shared = Arc::new(Shared {
             lease: Arc::new(Mutex::new(Some(lease))),
             limit: router.core.settings.pool_wait,
         });
-        causal.set_unit(Some(Arc::clone(&shared)));
+        if !causal.enter(&shared) {
+            // Dropped, what it has begun is rolled back.
+            return Err(Error::UnitOpen);
+        }
         Ok(Self {
             shared: Some(shared),
             causal: causal.clone(),
@@ -113,7 +120,7 @@ impl Unit {
         let Some(shared) = self.shared.take() else {
             return Err(Error::UnitEnded);
         };
-        self.causal.set_unit(None);
+        self.causal.leave(&shared);
         // Dropped in here, the lease is rolled back by the last who holds it.
         shared.free().await?.take().ok_or(Error::UnitEnded)
     }
@@ -121,8 +128,8 @@ impl Unit {
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if self.shared.take().is_some() {
-            self.causal.set_unit(None);
+        if let Some(shared) = self.shared.take() {
+            self.causal.leave(&shared);
         }
     }
 }

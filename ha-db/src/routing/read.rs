@@ -8,6 +8,32 @@ use super::view::View;
 /// More nodes than this are refused: a choice keeps what it has tried in the bits of one word, so that it allocates nothing.
 pub(crate) const MAX_NODES: usize = 64;
 
+/// Some of the nodes, by their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct NodeSet(u64);
+
+impl NodeSet {
+    pub(crate) const EMPTY: Self = Self(0);
+
+    #[must_use]
+    pub(crate) const fn with(self, index: usize) -> Self {
+        Self(self.0 | 1 << index)
+    }
+
+    pub(crate) const fn contains(self, index: usize) -> bool {
+        self.0 & 1 << index != 0
+    }
+}
+
+/// What a choice asks of a node at the moment of choosing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Busy {
+    /// The last attempt to connect has failed. It has no connections in use, and would draw all reads.
+    pub(crate) refusing: bool,
+    /// Connections that are lent.
+    pub(crate) in_use: usize,
+}
+
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -59,14 +85,14 @@ impl Way {
 }
 
 /// The replicas that are fresh enough for a read, best first: the one that this client has just read from, then those nearby, then
-/// those with the fewest connections in use.
+/// those with the fewest connections in use; those that refuse connections at the end.
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     view: &'a View,
     consistency: Consistency,
     sticky: Option<Served>,
     turn: usize,
-    tried: u64,
+    tried: NodeSet,
 }
 
 impl<'a> Order<'a> {
@@ -82,19 +108,19 @@ impl<'a> Order<'a> {
             consistency,
             sticky,
             turn,
-            tried: 0,
+            tried: NodeSet::EMPTY,
         }
     }
 
     /// Leaves these out.
-    pub(crate) fn without(mut self, avoided: &[usize]) -> Self {
-        self.tried |= avoided.iter().fold(0, |all, index| all | (1 << index));
+    pub(crate) fn without(mut self, avoided: NodeSet) -> Self {
+        self.tried = NodeSet(self.tried.0 | avoided.0);
         self
     }
 
     /// The next best one that was not returned before.
-    pub(crate) fn next(&mut self, now: Instant, in_use: impl Fn(usize) -> usize) -> Option<usize> {
-        let left = |index: &usize| self.tried & (1 << index) == 0 && self.may_serve(*index, now);
+    pub(crate) fn next(&mut self, now: Instant, busy: impl Fn(usize) -> Busy) -> Option<usize> {
+        let left = |index: &usize| !self.tried.contains(*index) && self.may_serve(*index, now);
         let all = || (0..self.view.nodes.len()).filter(left);
         let count = all().count();
         let (_, best) = all().enumerate().min_by_key(|(place, index)| {
@@ -104,9 +130,16 @@ impl<'a> Order<'a> {
                 generation: node.generation,
             };
             let turn = place.wrapping_add(self.turn) % count;
-            (self.sticky != Some(here), !node.near, in_use(*index), turn)
+            let Busy { refusing, in_use } = busy(*index);
+            (
+                refusing,
+                self.sticky != Some(here),
+                !node.near,
+                in_use,
+                turn,
+            )
         })?;
-        self.tried |= 1 << best;
+        self.tried = self.tried.with(best);
         Some(best)
     }
 
@@ -182,10 +215,16 @@ mod tests {
         }
     }
 
+    const REFUSES: usize = usize::MAX;
+
     fn order(view: &View, sticky: Option<Served>, in_use: &[usize]) -> Vec<usize> {
         let now = Instant::now();
         let mut order = Order::new(view, Consistency::Eventual, sticky, 0);
-        std::iter::from_fn(|| order.next(now, |index| in_use[index])).collect()
+        let busy = |index: usize| Busy {
+            refusing: in_use[index] == REFUSES,
+            in_use: in_use[index],
+        };
+        std::iter::from_fn(|| order.next(now, busy)).collect()
     }
 
     #[test]
@@ -212,13 +251,25 @@ mod tests {
     }
 
     #[test]
+    fn one_that_refuses_connections_comes_last_although_nobody_uses_it() {
+        let view = view(vec![replica(), replica()]);
+        let sticky = Some(Served {
+            node: 1,
+            generation: 0,
+        });
+        assert_eq!(order(&view, sticky, &[0, REFUSES, 7]), [2, 1]);
+        // The control: by its use alone it would come first.
+        assert_eq!(order(&view, None, &[0, 0, 7]), [1, 2]);
+    }
+
+    #[test]
     fn equals_take_turns() {
         let view = view(vec![replica(), replica(), replica()]);
         let now = Instant::now();
         let mut counts = [0; 4];
         for turn in 0..400 {
             let mut order = Order::new(&view, Consistency::Eventual, None, turn);
-            counts[order.next(now, |_| 0).unwrap()] += 1;
+            counts[order.next(now, |_| Busy::default()).unwrap()] += 1;
         }
         assert_eq!(counts[0], 0);
         assert!(counts[1..].iter().all(|count| *count >= 133), "{counts:?}");
@@ -259,7 +310,8 @@ mod tests {
         let view = view(vec![fresh, replica()]);
         let bound = Duration::from_millis(500);
         let choose = |after| {
-            Order::new(&view, Consistency::Bounded(bound), None, 0).next(start + after, |_| 0)
+            Order::new(&view, Consistency::Bounded(bound), None, 0)
+                .next(start + after, |_| Busy::default())
         };
         assert_eq!(choose(bound), Some(1));
         assert_eq!(choose(bound + Duration::from_nanos(1)), None);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::history::{Cover, History, covers, survives};
 use super::lsn::{Lsn, Position};
+use super::read::Known;
 use super::role::{NoPrimary, Role};
 
 /// A position further than this past everything that has been written was not made by this cluster: no server writes 64
@@ -84,8 +85,17 @@ pub(crate) enum Verdict {
 }
 
 impl View {
-    /// Judges what a client says that it has written and seen in the cluster `system_id`.
-    pub(crate) fn judge(&self, system_id: u64, written: Position, seen: Position) -> Verdict {
+    /// Judges what a client says that it has written and seen in the cluster `system_id`, and how much of it that is.
+    ///
+    /// An acknowledged write whose position was never learnt lies past `written`, and nobody knows how far. After a promotion it cannot be
+    /// shown to have survived, so it counts as lost: what is gone and not told is worse than what is told and not gone.
+    pub(crate) fn judge(
+        &self,
+        system_id: u64,
+        written: Position,
+        seen: Position,
+        known: Known,
+    ) -> Verdict {
         let Some(ours) = self.system_id else {
             return Verdict::Stands;
         };
@@ -102,7 +112,15 @@ impl View {
         match survives(written, self.timeline, self.history.as_deref()) {
             Cover::Lost(kept) => Verdict::Lost(kept),
             Cover::Unprovable => Verdict::Unprovable,
-            Cover::Yes | Cover::NotYet => Verdict::Stands,
+            Cover::Yes | Cover::NotYet => {
+                let left = known == Known::Part && written.timeline < self.timeline;
+                let cut = self.history.as_deref().filter(|_| left);
+                let cut = cut.and_then(|history| history.switch_of(written.timeline));
+                cut.map_or(Verdict::Stands, |lsn| {
+                    let timeline = written.timeline;
+                    Verdict::Lost(Position { timeline, lsn })
+                })
+            }
         }
     }
 
@@ -111,5 +129,45 @@ impl View {
         self.nodes[index]
             .replayed()
             .is_some_and(|at| covers(need, at, self.history.as_deref()) == Cover::Yes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledged_write_of_unknown_position_counts_as_lost_after_a_promotion_and_not_before() {
+        let view = |timeline, history: Option<&str>| View {
+            epoch: 1,
+            system_id: Some(7),
+            timeline,
+            history: history.map(|text| Arc::new(History::parse(timeline, text))),
+            tip: Lsn(0x90),
+            primary: Ok(0),
+            nodes: Vec::new(),
+        };
+        let at = |timeline, lsn| Position {
+            timeline,
+            lsn: Lsn(lsn),
+        };
+        let cut = Some("1\t0/80\tx\n");
+        let seen = Position::default();
+        let judge = |view: &View, known| view.judge(7, at(1, 0x70), seen, known);
+        assert_eq!(judge(&view(1, None), Known::Part), Verdict::Stands);
+        assert_eq!(judge(&view(2, None), Known::Part), Verdict::Unprovable);
+        assert_eq!(
+            judge(&view(2, cut), Known::Part),
+            Verdict::Lost(at(1, 0x80))
+        );
+        // The control: its positions alone say that all of it is there. So they do of what was promised to nobody.
+        for known in [Known::All, Known::Acknowledged] {
+            assert_eq!(judge(&view(2, cut), known), Verdict::Stands);
+        }
+        // A first write has no position at all, and is known by its timeline.
+        let first = view(2, cut).judge(7, at(1, 0), seen, Known::Part);
+        assert_eq!(first, Verdict::Lost(at(1, 0x80)));
+        let none = view(2, cut).judge(7, Position::default(), seen, Known::Part);
+        assert_eq!(none, Verdict::Stands);
     }
 }

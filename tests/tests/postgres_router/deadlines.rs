@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ha_db::postgres::Error;
-use ha_testbed::postgres::Postgres;
+use ha_db::postgres::{Causal, Conn, Consistency, Error, Retry, Router, TransactionOptions};
+use ha_testbed::postgres::{Client, Cluster, Postgres};
 use tokio::time::timeout;
 
 use crate::cancel::Bed;
@@ -103,45 +103,103 @@ async fn a_statement_dropped_at_any_point_does_not_run_on() {
     .await;
 }
 
+/// A primary whose synchronous standby is dead.
+struct Waiting {
+    _cluster: Cluster,
+    watcher: Client,
+    router: Router,
+}
+
+impl Waiting {
+    async fn start() -> Self {
+        let cluster = Postgres::primary()
+            .replicas(1)
+            .synchronous(true)
+            .start()
+            .await
+            .unwrap();
+        let watcher = cluster.nodes[0].client().await.unwrap();
+        watcher
+            .batch_execute("CREATE TABLE note (id bigint)")
+            .await
+            .unwrap();
+        let router = started(builder(&cluster)).await;
+        cluster.nodes[1].kill().await.unwrap();
+        Self {
+            _cluster: cluster,
+            watcher,
+            router,
+        }
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        self.watcher.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    async fn visible(&self) -> i64 {
+        self.number("SELECT count(*) FROM note").await
+    }
+
+    /// Looks for longer than it takes to cancel what was dropped, and to close its connection.
+    async fn is_left_alone(&self) {
+        eventually("it waits for the standby", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+            self.number(waiting).await == 1
+        })
+        .await;
+        let mut looks = 0;
+        eventually("it has been left alone", async || {
+            assert_eq!(self.visible().await, 0, "visible without the standby");
+            looks += 1;
+            looks == 300
+        })
+        .await;
+        // The control: a plain cancellation makes it visible, without any standby.
+        let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        assert_eq!(self.number(cancel).await, 1);
+        eventually("it is visible", async || self.visible().await == 1).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_waits_for_its_standby_is_not_cancelled_into_a_local_one() {
-    let cluster = Postgres::primary()
-        .replicas(1)
-        .synchronous(true)
-        .start()
-        .await
-        .unwrap();
-    let watcher = cluster.nodes[0].client().await.unwrap();
-    watcher
-        .batch_execute("CREATE TABLE note (id bigint)")
-        .await
-        .unwrap();
-    let router = started(builder(&cluster)).await;
-    cluster.nodes[1].kill().await.unwrap();
-    let waiting = async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-        watcher.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
-    };
-    let count = async || {
-        let row = watcher.query_one("SELECT count(*) FROM note", &[]).await;
-        row.unwrap().get::<_, i64>(0)
-    };
-    let conn = router.write().await.unwrap();
+    let bed = Waiting::start().await;
+    let conn = bed.router.write().await.unwrap();
     let insert = conn.execute("INSERT INTO note VALUES (1)", &[]);
     let unknown = conn.within(SHORT, insert).await.unwrap_err();
     assert!(unknown.is_unknown(), "{unknown:?}");
     drop(conn);
-    eventually("it waits for the standby", async || waiting().await == 1).await;
-    let mut looks = 0;
-    // Longer than it takes to cancel what was dropped.
-    eventually("it has been left alone", async || {
-        assert_eq!(count().await, 0, "visible without the standby");
-        looks += 1;
-        looks == 150
+    bed.is_left_alone().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_dropped_while_it_waits_for_its_standby_is_not_cancelled_into_a_local_one() {
+    let bed = Waiting::start().await;
+    let tx = bed.router.transaction().await.unwrap();
+    tx.execute("INSERT INTO note VALUES (1)", &[])
+        .await
+        .unwrap();
+    assert!(timeout(SHORT, tx.commit()).await.is_err(), "nobody has it");
+    bed.is_left_alone().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_without_an_end_are_taken_as_such() {
+    let bed = Bed::start().await;
+    let never = Duration::MAX;
+    let builder = builder(&bed.cluster).write_wait(never).pool_wait(never);
+    let router = started(builder.commit_timeout(never).replica_wait(never)).await;
+    let db = router.db(Causal::default());
+    let retry = Retry::default().deadline(never);
+    db.run_with(TransactionOptions::default(), retry, async |tx| {
+        crate::cancel::add(tx, 1, "a").await;
+        Ok::<_, Error>(())
     })
-    .await;
-    // The control: a plain cancellation makes it visible, without any standby.
-    let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    watcher.query_one(cancel, &[]).await.unwrap();
-    eventually("it is visible", async || count().await == 1).await;
+    .await
+    .unwrap();
+    let read = async |conn: &Conn| Ok::<_, Error>(conn.simple_query("SELECT 1").await?);
+    db.run_read(Consistency::ReadYourWrites, retry, read)
+        .await
+        .unwrap();
+    assert_eq!(bed.parts(1).await, ["a"]);
 }

@@ -236,3 +236,65 @@ async fn a_run_finds_out_what_a_naive_retry_applies_twice() {
     }
     assert_eq!(count(&client, 3).await, 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_still_runs_is_waited_for_under_another_name_of_its_server_too() {
+    let cluster = Postgres::primary()
+        .replicas(1)
+        .synchronous(true)
+        .start()
+        .await
+        .unwrap();
+    let client = cluster.nodes[0].client().await.unwrap();
+    client
+        .batch_execute("CREATE TABLE note (id bigint)")
+        .await
+        .unwrap();
+    let link = Link::to(cluster.nodes[0].addr()).await.unwrap();
+    let behind = format!(
+        "host=127.0.0.1 port={} user=postgres dbname=postgres",
+        link.addr().port()
+    );
+    let router = Router::builder()
+        .node("direct", behind)
+        .node("address", cluster.nodes[0].conninfo())
+        .commit_timeout(Duration::from_secs(2))
+        .write_wait(DEADLINE);
+    let router = started(router).await;
+    eventually("the first name stands for both", async || {
+        router.status().primary.as_deref() == Some("direct")
+    })
+    .await;
+    cluster.nodes[1].kill().await.unwrap();
+    let tx = router.transaction_with(RESOLVABLE()).await.unwrap();
+    tx.execute("INSERT INTO note VALUES (1)", &[])
+        .await
+        .unwrap();
+    let (committed, ()) = tokio::join!(tx.commit(), async {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        eventually("it waits for its standby", async || {
+            client
+                .query_one(waiting, &[])
+                .await
+                .unwrap()
+                .get::<_, i64>(0)
+                == 1
+        })
+        .await;
+        link.cut().await.unwrap();
+    });
+    let doubt = doubt(committed.unwrap_err());
+    // Under the other name it is not another server, on which nothing of ours could run.
+    let error = router.resolve(&doubt).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert_eq!(router.status().primary.as_deref(), Some("address"));
+    // The control: had it been called undone, it would be there twice now.
+    cluster.nodes[1].start().await.unwrap();
+    eventually("it lands", async || count(&client, 1).await == 1).await;
+    let outcome = router.resolve(&doubt).await.unwrap();
+    assert_eq!(outcome, Outcome::Committed);
+    // A router that knows fewer nodes than the one that began it says so as well.
+    let fewer = Router::builder().node("address", cluster.nodes[0].conninfo());
+    let outcome = started(fewer).await.resolve(&doubt).await.unwrap();
+    assert_eq!(outcome, Outcome::Committed);
+}

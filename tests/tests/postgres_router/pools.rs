@@ -129,3 +129,26 @@ async fn a_statement_is_prepared_once_per_connection_and_a_bounded_number_is_kep
     }
     eventually("the oldest are closed", async || count(&conn).await == 256).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_that_is_dropped_leaves_no_connection() {
+    let cluster = start().await;
+    let router = started(builder(&cluster)).await;
+    all_in_use(&router, 1).await;
+    drop(router.write().await.unwrap());
+    drop(router.read().await.unwrap());
+    let lent = router.read().await.unwrap();
+    for node in [0, 1] {
+        assert!(sessions(&cluster, node).await >= 2, "a probe and a pool");
+    }
+    drop(router);
+    // What is lent may end in peace.
+    lent.simple_query("SELECT 1").await.unwrap();
+    drop(lent);
+    for node in [0, 1] {
+        eventually("nothing is left", async || {
+            sessions(&cluster, node).await == 0
+        })
+        .await;
+    }
+}

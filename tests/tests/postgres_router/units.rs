@@ -149,6 +149,26 @@ async fn a_commit_that_the_server_refuses_is_an_error_and_applies_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_inside_a_unit_is_refused_and_takes_nothing_out_of_the_outer_one() {
+    let (cluster, router) = start(3).await;
+    let causal = Causal::default();
+    let db = router.db(causal.clone());
+    let outer = Unit::begin(&router, &causal).await.unwrap();
+    insert(&outer.client().await.unwrap(), 1).await;
+    let inner = Unit::begin(&router, &causal).await;
+    assert!(matches!(inner, Err(Error::UnitOpen)), "{inner:?}");
+    drop(inner);
+    // Had the inner one taken the outer one's place and ended, this would commit by itself.
+    insert(&db.write().await.unwrap(), 2).await;
+    outer.rollback().await.unwrap();
+    assert_eq!(ids(&cluster).await, [] as [i64; 0]);
+    // The control: after the outer one it does.
+    insert(&db.write().await.unwrap(), 3).await;
+    assert_eq!(ids(&cluster).await, [3]);
+    drop(Unit::begin(&router, &causal).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_pool_is_not_a_failed_node() {
     let cluster = cluster(1).await;
     let router = Router::builder()

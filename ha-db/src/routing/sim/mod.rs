@@ -4,10 +4,14 @@
 //! separately, frozen servers, paused replay, old primaries that come back and take writes, standbys that went past a cut,
 //! clocks that jump, histories that cannot be read. A failure prints its seed, and the seed replays it.
 
+mod check;
+mod counts;
+mod requests;
 mod run;
 mod world;
 
-use run::{Brain, Counts, Run};
+use counts::Counts;
+use run::{Brain, Run};
 
 /// 100 seeds of 10,000 steps: a million.
 const SEEDS: u64 = 100;
@@ -43,6 +47,7 @@ fn a_million_steps_show_no_stale_late_or_phantom_read_and_no_write_to_a_primary_
     // That it was put to the test at all.
     assert!(sum.writes > 10_000 && sum.on_replicas > 50_000, "{sum:?}");
     assert!(sum.without_primary > 1_000 && sum.lost > 50, "{sum:?}");
+    assert!(sum.on_kept > 100 && sum.on_flipped > 100, "{sum:?}");
     assert!(sum.promotions > 500 && sum.ties > 100, "{sum:?}");
 }
 
@@ -62,4 +67,16 @@ fn the_age_of_the_last_replayed_commit_takes_late_replicas_for_fresh() {
 fn taking_whoever_was_probed_last_writes_to_stale_primaries() {
     let sum = all(Brain::LastProbed, SEEDS / 10);
     assert!(sum.astray > 0, "{sum:?}");
+}
+
+#[test]
+fn a_lease_that_outlives_its_nodes_role_writes_to_stale_primaries() {
+    let sum = all(Brain::KeepsLeases, SEEDS / 10);
+    assert!(sum.astray > 0, "{sum:?}");
+}
+
+#[test]
+fn a_proof_of_one_life_used_for_a_connection_of_the_next_reads_stale() {
+    let sum = all(Brain::AnyLife, SEEDS);
+    assert!(sum.stale > 0, "{sum:?}");
 }

@@ -249,13 +249,14 @@ impl World {
         self.write(index, 8, 0);
     }
 
-    /// Starts a server again, as what it was. A standby first replays all that it has on disk.
-    pub(super) fn start(&mut self, index: usize) {
+    /// Starts a server again, as what it was. A standby is behind what it had received, and a primary is not.
+    pub(super) fn start(&mut self, index: usize, behind: u64) {
         self.lives += 1;
         let server = &mut self.servers[index];
         server.started = self.lives;
         (server.up, server.frozen, server.paused) = (true, false, false);
-        server.replayed = server.received;
+        let behind = if server.standby { behind } else { 0 };
+        server.replayed = server.received.saturating_sub(behind).max(BEGIN);
     }
 
     /// Lets a server follow another one, rewound to where their logs part if that is needed.
@@ -277,7 +278,7 @@ impl World {
             server.branch = theirs.branch;
             // pg_rewind leaves it where the other one is.
             server.received = theirs.lsn;
-            self.start(index);
+            self.start(index, 0);
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use axum::http::{StatusCode, header};
-use ha_db::idempotency::IdempotencyLayer;
+use ha_db::idempotency::{self, IdempotencyLayer};
+use ha_testbed::postgres::Postgres;
 
-use super::app::{App, count, replayed, request, router, send, start, stored};
+use super::app::{App, builder, count, replayed, request, router, send, start, stored};
+use crate::support::{eventually, started};
 
 #[tokio::test]
 async fn a_server_error_or_panic_leaves_nothing_and_the_next_try_starts_afresh() {
@@ -155,4 +157,41 @@ async fn a_request_cancelled_at_any_point_is_applied_whole_or_not_at_all() {
         }
     }
     panic!("never ran to its end");
+}
+
+#[tokio::test]
+async fn a_commit_that_outlasts_the_handlers_limit_is_not_called_undone() {
+    let cluster = Postgres::primary()
+        .replicas(1)
+        .synchronous(true)
+        .start()
+        .await
+        .unwrap();
+    let client = cluster.nodes[0].client().await.unwrap();
+    client
+        .batch_execute("CREATE TABLE note (id bigserial PRIMARY KEY, text text NOT NULL)")
+        .await
+        .unwrap();
+    let router = builder(&cluster).commit_timeout(Duration::from_secs(2));
+    let router = started(router).await;
+    idempotency::migrate(&router).await.unwrap();
+    let app = App::new(&router);
+    let hold = Duration::from_secs(1);
+    let layer = IdempotencyLayer::builder(router.clone()).hold(hold);
+    let service = app.service_with(layer.build().unwrap());
+    cluster.nodes[1].kill().await.unwrap();
+    let response = send(&service, request("/notes", "k", "late")).await;
+    let body = String::from_utf8_lossy(response.body()).into_owned();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert!(body.contains("the outcome is not known yet"), "{body}");
+    // It was applied after all, and the same key finds that out.
+    cluster.nodes[1].start().await.unwrap();
+    eventually("it is there", async || {
+        count(&cluster, 0, "late").await == 1
+    })
+    .await;
+    let again = send(&service, request("/notes", "k", "late")).await;
+    assert_eq!(again.status(), StatusCode::CREATED);
+    assert!(replayed(&again) && app.runs() == 1);
+    assert_eq!(count(&cluster, 0, "late").await, 1);
 }

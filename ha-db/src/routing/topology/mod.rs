@@ -1,14 +1,17 @@
 //! Which node is what: pure rules over what probes have seen. No driver, no clock.
 
+mod elect;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::history::{Cover, History, survives};
+use super::history::History;
 use super::lag::{Gate, Ring};
-use super::lsn::{Lsn, Position};
-use super::role::{NoPrimary, Role};
+use super::lsn::Lsn;
+use super::role::NoPrimary;
 use super::view::{NodeView, View};
+use elect::contends;
 
 /// One answered probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +184,9 @@ impl Topology {
             .is_some_and(|last| last.in_recovery == sighting.in_recovery);
         if !same_life {
             if node.last.is_some() {
+                // What was lent is of a server that is gone, or that this address does not lead to any more.
                 node.generation += 1;
+                node.cut = node.generation;
             }
             node.timeline = None;
             node.class = Class::Unknown;
@@ -246,8 +251,12 @@ impl Topology {
         (self.timeline > 1 && self.history.is_none()).then_some(self.timeline)
     }
 
+    /// While there is no primary nobody can tell a lag, and that is no fault of the replicas: they are not made to prove themselves
+    /// when there is one again.
     fn update_gate(&mut self, index: usize, now: Instant) {
-        let up = self.primary.is_ok();
+        if self.primary.is_err() {
+            return;
+        }
         let Rules {
             max_lag,
             readmit_after,
@@ -255,7 +264,7 @@ impl Topology {
         } = self.rules;
         let node = &mut self.nodes[index];
         if let Some(last) = node.last.filter(|last| last.in_recovery) {
-            let lag = self.ring.lag(last.lsn, up, now);
+            let lag = self.ring.lag(last.lsn, true, now);
             // Before any primary was seen there is nothing to be behind of.
             if lag.is_some() {
                 node.gate.update(lag, max_lag, readmit_after);
@@ -323,147 +332,6 @@ impl Topology {
         }
     }
 
-    fn adopt_system_id(&mut self) {
-        if self.system_id.is_some() {
-            return;
-        }
-        let ids = || {
-            self.nodes
-                .iter()
-                .filter_map(|node| Some(node.last?.system_id))
-        };
-        let votes = |id| ids().filter(|other| *other == id).count();
-        let Some(best) = ids().max_by_key(|id| votes(*id)) else {
-            return;
-        };
-        let present = || self.nodes.iter().filter(|node| node.present);
-        let all_reported = present().all(|node| node.reported);
-        let undisputed = ids().all(|id| id == best || votes(id) < votes(best));
-        if votes(best) * 2 > present().count() || (all_reported && undisputed) {
-            self.system_id = Some(best);
-        }
-    }
-
-    fn elect(&self) -> Result<usize, NoPrimary> {
-        let Some(ours) = self.system_id else {
-            let mut ids = self
-                .nodes
-                .iter()
-                .filter_map(|node| Some(node.last?.system_id));
-            let first = ids.next();
-            let disputed = ids.any(|id| Some(id) != first);
-            return Err(if disputed {
-                NoPrimary::SystemIdDispute
-            } else {
-                NoPrimary::NothingKnown
-            });
-        };
-        let mut candidates = (0..self.nodes.len()).filter(|index| {
-            contends(&self.nodes[*index], Some(ours), self.timeline)
-                && self.same_as(*index).is_none()
-        });
-        match (candidates.next(), candidates.next()) {
-            (Some(index), None) if self.has_silent_rival(index) || self.is_behind_log(index) => {
-                Err(NoPrimary::Tie)
-            }
-            (Some(index), None) => Ok(index),
-            (Some(_), Some(_)) => Err(NoPrimary::Tie),
-            (None, _) if self.nodes.iter().all(|node| node.last.is_none()) => {
-                Err(NoPrimary::NothingKnown)
-            }
-            (None, _) => Err(NoPrimary::NotFound),
-        }
-    }
-
-    /// Whether another has tied with this one and has only become unreachable since: it may still take writes.
-    fn has_silent_rival(&self, index: usize) -> bool {
-        self.nodes.iter().any(|rival| {
-            let same = (rival.last.zip(self.nodes[index].last))
-                .is_some_and(|(rival, own)| rival.same_server(&own));
-            !rival.reachable && rival.tied == Some(self.timeline) && !same
-        })
-    }
-
-    /// Whether it stands before what another one had written on this timeline: then it writes another branch of it.
-    fn is_behind_log(&self, index: usize) -> bool {
-        let last = self.nodes[index].last;
-        self.elected.is_some_and(|(elected, timeline)| {
-            elected != index
-                && timeline == self.timeline
-                && last.is_some_and(|last| last.lsn < self.tip)
-        })
-    }
-
-    /// The first reachable node that leads to the same server.
-    fn same_as(&self, index: usize) -> Option<usize> {
-        let own = self.nodes[index].last?;
-        self.nodes[..index].iter().position(|other| {
-            other.reachable && other.last.is_some_and(|other| other.same_server(&own))
-        })
-    }
-
-    fn role(&self, index: usize) -> Role {
-        let node = &self.nodes[index];
-        let Some(last) = node.last.filter(|_| node.reachable) else {
-            return Role::Unreachable;
-        };
-        if self.system_id != Some(last.system_id) {
-            return Role::Foreign;
-        }
-        if self.same_as(index).is_some() {
-            return Role::Duplicate;
-        }
-        if !last.in_recovery {
-            return if self.primary == Ok(index) {
-                Role::Primary
-            } else {
-                Role::StalePrimary
-            };
-        }
-        let Some(timeline) = node.timeline else {
-            return Role::Unproven;
-        };
-        if node.doubtful {
-            return Role::Unproven;
-        }
-        // What it has received it will show, before the next probe tells.
-        let lsn = last
-            .received
-            .map_or(last.lsn, |received| received.max(last.lsn));
-        let at = Position { timeline, lsn };
-        match survives(at, self.timeline, self.history.as_deref()) {
-            Cover::Yes | Cover::NotYet => Role::Replica,
-            Cover::Lost(_) => Role::Diverged,
-            Cover::Unprovable => Role::Unproven,
-        }
-    }
-
-    fn reclassify(&mut self, index: usize) {
-        let class = match self.role(index) {
-            Role::Primary => Class::Primary,
-            Role::Replica => Class::Replica,
-            // Another node has taken over: what still runs here must not go on.
-            Role::Unreachable
-                if self.nodes[index].class == Class::Primary && self.primary.is_ok() =>
-            {
-                Class::Refused
-            }
-            Role::Unreachable | Role::Unproven => return,
-            _ if self.system_id.is_none() => return,
-            _ => Class::Refused,
-        };
-        let node = &mut self.nodes[index];
-        let old = std::mem::replace(&mut node.class, class);
-        if old == class || old == Class::Unknown {
-            return;
-        }
-        node.generation += 1;
-        // A promoted replica's readers see nothing wrong; everybody else's lease has lost its ground.
-        if class != Class::Primary {
-            node.cut = node.generation;
-        }
-    }
-
     /// The snapshot for routing.
     pub(crate) fn view(&self, now: Instant) -> View {
         let up = self.primary.is_ok();
@@ -503,12 +371,5 @@ impl Topology {
     }
 }
 
-/// Whether a node can be seen to take writes on this timeline of this cluster.
-fn contends(node: &Node, system_id: Option<u64>, timeline: u32) -> bool {
-    let takes_writes = |last: Sighting| !last.in_recovery && Some(last.system_id) == system_id;
-    node.reachable && node.timeline == Some(timeline) && node.last.is_some_and(takes_writes)
-}
-
 #[cfg(test)]
-#[path = "topology_tests.rs"]
 mod tests;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::routing::role::Role;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -111,15 +112,79 @@ fn a_standby_that_went_past_the_cut_is_quarantined_and_one_before_it_is_not() {
 }
 
 #[test]
-fn a_demoted_node_loses_its_leases_and_a_promoted_one_only_its_idle_connections() {
+fn a_demoted_node_loses_its_connections_and_a_promoted_one_keeps_them() {
     let start = Instant::now();
     let mut topology = three(start);
     topology.failed(0, start);
     topology.saw_on(1, node(false, 2, 110), start);
     let view = topology.view(start);
     assert_eq!((view.nodes[0].cut, view.nodes[0].generation), (1, 1));
-    assert_eq!((view.nodes[1].cut, view.nodes[1].generation), (0, 1));
+    assert_eq!((view.nodes[1].cut, view.nodes[1].generation), (0, 0));
     assert_eq!((view.nodes[2].cut, view.nodes[2].generation), (0, 0));
+}
+
+#[test]
+fn a_promotion_that_was_not_seen_to_be_of_one_life_keeps_no_connection() {
+    let start = Instant::now();
+    let mut topology = three(start);
+    topology.failed(0, start);
+    let restarted = Sighting {
+        started: 2,
+        ..node(false, 2, 110)
+    };
+    topology.saw_on(1, restarted, start);
+    let view = topology.view(start);
+    assert_eq!(view.primary, Ok(1));
+    assert_eq!((view.nodes[1].cut, view.nodes[1].generation), (1, 1));
+    // Nor does one that loses its role to another, and then its life.
+    topology.saw_on(2, node(false, 3, 120), start);
+    let view = topology.view(start);
+    assert_eq!(view.primary, Ok(2));
+    assert_eq!((view.nodes[1].cut, view.nodes[1].generation), (2, 2));
+    assert_eq!((view.nodes[2].cut, view.nodes[2].generation), (0, 0));
+}
+
+#[test]
+fn a_silent_primary_loses_its_leases_as_soon_as_it_is_known_that_another_may_write() {
+    let start = Instant::now();
+    let cut = |topology: &Topology| topology.view(start).nodes[0].cut;
+    // A standby follows a newer timeline, whoever its primary is.
+    let mut topology = three(start);
+    topology.failed(0, start);
+    assert_eq!(cut(&topology), 0, "it may come back");
+    topology.saw_on(2, node(true, 2, 110), start);
+    assert_eq!(topology.view(start).primary, Err(NoPrimary::NotFound));
+    assert_eq!(cut(&topology), 1);
+    // Another one writes on its own timeline.
+    let mut topology = three(start);
+    topology.failed(0, start);
+    topology.saw_on(2, node(false, 1, 90), start);
+    assert_eq!(topology.view(start).primary, Err(NoPrimary::Tie));
+    assert_eq!(cut(&topology), 1);
+}
+
+#[test]
+fn an_outage_of_the_primary_ejects_nobody_who_is_fit_when_there_is_one_again() {
+    let start = Instant::now();
+    let mut topology = three(start);
+    topology.failed(0, start);
+    let gone = start + 5000 * MS;
+    topology.saw_on(1, node(true, 1, 100), gone);
+    let view = topology.view(gone);
+    assert!(view.nodes[1].ejected, "while nobody can tell its lag");
+    topology.saw_on(0, node(false, 1, 100), gone);
+    topology.saw_on(1, node(true, 1, 100), gone);
+    assert!(!topology.view(gone).nodes[1].ejected);
+    // The control: one that was behind before is not readmitted by that.
+    let mut behind = three(start);
+    behind.saw_on(0, node(false, 1, 200), start);
+    behind.saw_on(1, node(true, 1, 100), start + 600 * MS);
+    assert!(behind.view(start + 600 * MS).nodes[1].ejected);
+    behind.failed(0, start + 600 * MS);
+    behind.saw_on(1, node(true, 1, 100), gone);
+    behind.saw_on(0, node(false, 1, 200), gone);
+    behind.saw_on(1, node(true, 1, 200), gone);
+    assert!(behind.view(gone).nodes[1].ejected, "it has to prove itself");
 }
 
 #[test]
