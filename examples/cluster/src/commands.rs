@@ -89,7 +89,7 @@ fn place(at: &At) -> Result<Place, Stop> {
 fn ensure_servers() -> Result<(), Stop> {
     let wanted: Vec<_> = Tool::ALL
         .into_iter()
-        .filter(|tool| *tool != Tool::HaProxy)
+        .filter(|tool| !matches!(tool, Tool::HaProxy | Tool::PgBouncer))
         .collect();
     setup::ensure(&wanted).map_err(|e| refused(&e))
 }

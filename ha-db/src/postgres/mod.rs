@@ -49,8 +49,11 @@
 //!   promotes, the router sees it. Synchronous and asynchronous standbys alike, and standbys of standbys.
 //! - **A set that changes**: [`Router::add_node`], [`Router::remove_node`].
 //! - **PgBouncer** may stand before each node, one for each, and never one before several: what is behind an address must
-//!   be one server. Probes and pools are clients of it; give it `pool_mode = session`, because a connection's role, its
-//!   transaction and its settings are taken to stay with it. The router's own deadlines hold for what is behind it too.
+//!   be one server. Probes and pools are clients of it, so its `default_pool_size` has to be larger than what all routers before it have. With
+//!   `pool_mode = session` everything works, cancellations and failovers included, and the router's own deadlines hold for what is behind it
+//!   too. `pool_mode = transaction` must not be used: whole transactions of unprepared statements work, but a prepared statement and a `SET` stay
+//!   with a server session that another client has by then, a cancellation may end somebody else's statement, and a connection outlives the
+//!   server of whose life everything was said that the router knows, so that a read may be stale after a restart.
 //! - **An address that follows the primary** (a virtual IP, a service of Kubernetes) may stand beside the nodes themselves: the
 //!   two names of one server count once ([`Role::Duplicate`]). Alone it gives up reads on replicas.
 //!

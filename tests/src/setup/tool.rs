@@ -20,11 +20,13 @@ pub enum Tool {
     Sentinel,
     /// HAProxy, as an edge of somebody else's making.
     HaProxy,
+    /// PgBouncer, a pooler of somebody else's making before PostgreSQL.
+    PgBouncer,
 }
 
 impl Tool {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Postgres,
         Self::Patroni,
         Self::Etcd,
@@ -32,6 +34,7 @@ impl Tool {
         Self::Redis,
         Self::Sentinel,
         Self::HaProxy,
+        Self::PgBouncer,
     ];
 
     /// The environment variable that names the program, for those who keep it elsewhere.
@@ -44,6 +47,7 @@ impl Tool {
             Self::Redis => "HA_TESTBED_REDIS_SERVER",
             Self::Sentinel => "HA_TESTBED_REDIS_SENTINEL",
             Self::HaProxy => "HA_TESTBED_HAPROXY",
+            Self::PgBouncer => "HA_TESTBED_PGBOUNCER",
         }
     }
 
@@ -56,6 +60,7 @@ impl Tool {
             Self::Redis => "redis-server",
             Self::Sentinel => "redis-sentinel",
             Self::HaProxy => "haproxy",
+            Self::PgBouncer => "pgbouncer",
         }
     }
 
@@ -68,6 +73,7 @@ impl Tool {
             Self::Redis => "redis-server",
             Self::Sentinel => "redis-sentinel",
             Self::HaProxy => "haproxy",
+            Self::PgBouncer => "pgbouncer",
         }
     }
 
@@ -79,6 +85,7 @@ impl Tool {
             Self::Etcd => "etcd",
             Self::Redis | Self::Sentinel => "redis",
             Self::HaProxy => "haproxy",
+            Self::PgBouncer => "pgbouncer",
         }
     }
 }
@@ -93,6 +100,7 @@ impl fmt::Display for Tool {
             Self::Redis => "Redis",
             Self::Sentinel => "Redis Sentinel",
             Self::HaProxy => "HAProxy",
+            Self::PgBouncer => "PgBouncer",
         })
     }
 }

@@ -10,6 +10,7 @@ mod idempotency;
 mod in_doubt;
 mod lag;
 mod losses;
+mod pgbouncer;
 mod pools;
 mod problems;
 mod promotion;

@@ -85,10 +85,12 @@ async fn a_read_only_answer_and_a_shutdown_have_nodes_asked_again_at_once() {
     let conn = ended.write().await.unwrap();
     let row = conn.query_one("SELECT pg_backend_pid()", &[]).await;
     let pid: i32 = row.unwrap().get(0);
-    let sleeping = conn.batch_execute("SELECT pg_sleep(600)");
-    let end = client.execute("SELECT pg_terminate_backend($1)", &[&pid]);
-    let (slept, end) = tokio::join!(sleeping, end);
-    end.unwrap();
+    let end = format!("SELECT pg_terminate_backend({pid})");
+    let (slept, ended_it) = tokio::join!(
+        conn.batch_execute("SELECT pg_sleep(600)"),
+        client.batch_execute(&end)
+    );
+    ended_it.unwrap();
     assert_eq!(slept.unwrap_err().code(), Some(&SqlState::ADMIN_SHUTDOWN));
     eventually("57P01 is news", async || known(&ended) >= Some(before)).await;
     // The control: nothing has happened to this one, and it has asked nobody.
