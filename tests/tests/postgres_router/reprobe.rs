@@ -85,12 +85,17 @@ async fn a_read_only_answer_and_a_shutdown_have_nodes_asked_again_at_once() {
     let conn = ended.write().await.unwrap();
     let row = conn.query_one("SELECT pg_backend_pid()", &[]).await;
     let pid: i32 = row.unwrap().get(0);
-    let end = format!("SELECT pg_terminate_backend({pid})");
-    let (slept, ended_it) = tokio::join!(
-        conn.batch_execute("SELECT pg_sleep(600)"),
-        client.batch_execute(&end)
+    let end = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE pid = {pid} AND wait_event = 'PgSleep'"
     );
-    ended_it.unwrap();
+    let (slept, ()) = tokio::join!(
+        conn.batch_execute("SELECT pg_sleep(600)"),
+        // Ended while it sleeps, so that the server's last word is the answer to this.
+        eventually("it sleeps, and is ended", async || {
+            client.query_one(&end, &[]).await.unwrap().get::<_, i64>(0) == 1
+        })
+    );
     assert_eq!(slept.unwrap_err().code(), Some(&SqlState::ADMIN_SHUTDOWN));
     eventually("57P01 is news", async || known(&ended) >= Some(before)).await;
     // The control: nothing has happened to this one, and it has asked nobody.
