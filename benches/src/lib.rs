@@ -5,6 +5,7 @@
 //! results into the same rows. Benches whose name ends in `_memory` count instead of measuring time and write [`memory::Rows`].
 
 mod crowd;
+pub mod markdown;
 pub mod memory;
 mod service;
 

@@ -45,7 +45,8 @@ enum Command {
         /// Also write the rows as JSON to this file.
         #[arg(long, value_name = "FILE")]
         json: Option<std::path::PathBuf>,
-        /// With `db`: what clients see while its servers are broken in some thirty ways (about twenty minutes).
+        /// With `db` or `session`: what clients see while its servers are broken in some thirty ways (about twenty minutes), or some ten
+        /// (about ten).
         #[arg(long)]
         faults: bool,
     },

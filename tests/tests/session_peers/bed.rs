@@ -9,6 +9,7 @@ use ha_session::{PostgresStore, RedisStore};
 use ha_testbed::postgres::Postgres;
 use ha_testbed::redis::Redis;
 use ha_testbed::{postgres, redis};
+use tokio::time::Instant;
 use tower_sessions_014::session::Id;
 use tower_sessions_014::{Expiry, Session, SessionStore};
 use tower_sessions_redis_store::RedisStore as TheirRedis;
@@ -31,26 +32,11 @@ impl RedisBed {
         let servers = Redis::single().start().await.unwrap();
         let connection = Connection::from_url(&servers.url()).unwrap();
         connection.ready(DEADLINE).await.unwrap();
-        // A client that fails within seconds, as one for requests should.
-        let timeouts = ConnectionConfig {
-            max_command_attempts: 1,
-            ..ConnectionConfig::default()
-        };
-        let performance = PerformanceConfig {
-            default_command_timeout: Duration::from_secs(2),
-            ..PerformanceConfig::default()
-        };
-        let client = Client::new(
-            Config::from_url(&servers.url()).unwrap(),
-            Some(performance),
-            Some(timeouts),
-            Some(ReconnectPolicy::new_constant(0, 100)),
-        );
-        drop(client.init().await.unwrap());
+        let theirs = their_redis(&servers.url()).await;
         Self {
             servers,
             connection,
-            theirs: TheirRedis::new(client),
+            theirs,
         }
     }
 
@@ -59,8 +45,37 @@ impl RedisBed {
     }
 }
 
+/// Their store on a client that fails within seconds, as one for requests should.
+pub(crate) async fn their_redis(url: &str) -> TheirRedis<Client> {
+    let timeouts = ConnectionConfig {
+        max_command_attempts: 1,
+        ..ConnectionConfig::default()
+    };
+    let performance = PerformanceConfig {
+        default_command_timeout: Duration::from_secs(2),
+        ..PerformanceConfig::default()
+    };
+    let client = Client::new(
+        Config::from_url(url).unwrap(),
+        Some(performance),
+        Some(timeouts),
+        Some(ReconnectPolicy::new_constant(0, 100)),
+    );
+    drop(client.init().await.unwrap());
+    TheirRedis::new(client)
+}
+
+/// Waits until `done` says so.
+pub(crate) async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 pub(crate) struct PostgresBed {
-    _servers: postgres::Cluster,
+    pub(crate) servers: postgres::Cluster,
     pub(crate) router: Router,
     pub(crate) theirs: TheirPostgres,
 }
@@ -80,7 +95,7 @@ impl PostgresBed {
         let theirs = TheirPostgres::new(pool);
         theirs.migrate().await.unwrap();
         Self {
-            _servers: servers,
+            servers,
             router,
             theirs,
         }

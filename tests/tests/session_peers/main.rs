@@ -2,6 +2,8 @@
 //! move over.
 #![allow(clippy::unwrap_used)]
 
+mod app;
 mod bed;
+mod faults;
 mod moving;
 mod theirs;

@@ -19,26 +19,26 @@ use crate::run::{Failure, Step};
 use crate::workspace;
 
 /// The benches that exist, one file or folder each in `benches/benches`.
-pub(crate) const NAMES: [&str; 12] = [
-    "balance", "breaker", "db", "hash", "hedge", "limit", "overload", "redis", "retry", "shed",
-    "storm", "tail",
+pub(crate) const NAMES: [&str; 13] = [
+    "balance", "breaker", "db", "hash", "hedge", "limit", "overload", "redis", "retry", "session",
+    "shed", "storm", "tail",
 ];
 /// Those among them that print their own table and write their own rows.
-const LOAD_TESTS: [&str; 5] = ["db", "overload", "redis", "storm", "tail"];
+const LOAD_TESTS: [&str; 6] = ["db", "overload", "redis", "session", "storm", "tail"];
 /// Those that have a `BENCH_memory` beside them, which counts.
 const COUNTED: [&str; 1] = ["balance"];
 /// Those that have peers in the other workspace.
 const WITH_PEERS: [&str; 2] = ["balance", "hash"];
 
-/// The one whose servers can be broken instead of measured.
-const WITH_FAULTS: &str = "db";
+/// Those whose servers can be broken instead of measured.
+const WITH_FAULTS: [&str; 2] = ["db", "session"];
 
 /// What to run, and where to.
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) name: Option<&'a str>,
     pub(crate) json_file: Option<&'a Path>,
-    /// Only for [`WITH_FAULTS`].
+    /// Only for one of [`WITH_FAULTS`].
     pub(crate) faults: bool,
 }
 
@@ -48,10 +48,11 @@ pub(crate) fn run(order: &Order<'_>) -> Result<(), Failure> {
         json_file,
         faults,
     } = *order;
-    if faults && name != Some(WITH_FAULTS) {
+    if faults && !name.is_some_and(|name| WITH_FAULTS.contains(&name)) {
         let name = name.unwrap_or("all");
+        let those = WITH_FAULTS.join("` or `bench ");
         return Err(Failure::Setup(format!(
-            "--faults is for `bench {WITH_FAULTS}`, not for `bench {name}`"
+            "--faults is for `bench {those}`, not for `bench {name}`"
         )));
     }
     let target = workspace::target_directory()?;
@@ -164,7 +165,8 @@ mod tests {
             };
             let refused = run(&order).map_err(|failure| failure.to_string());
             let name = name.unwrap_or("all");
-            let expected = format!("--faults is for `bench db`, not for `bench {name}`");
+            let expected =
+                format!("--faults is for `bench db` or `bench session`, not for `bench {name}`");
             assert_eq!(refused, Err(expected));
         }
     }
