@@ -3,6 +3,7 @@
 //! Counted over requests that one browser sends one after the other; a script is one command, what runs inside it is shown beside
 //! it. The throughput is that of [`CLIENTS`] browsers at once, each with a session of its own.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -329,19 +330,25 @@ impl Costs {
 
     /// What was asked, by name: the counts in the table are sums of these.
     pub(crate) fn legend(&self) -> String {
+        let named = |counts: &BTreeMap<String, f64>| {
+            let named = counts
+                .iter()
+                .map(|(name, each)| format!("{each:.2} {name}"));
+            named.collect::<Vec<_>>().join("; ")
+        };
         let mut text = String::new();
         for line in &self.lines {
             let counts = &line.counts;
-            let all = [
-                ("Redis", &counts.commands),
-                ("in scripts", &counts.inside),
-                ("PostgreSQL", &counts.statements),
-                ("beside", &counts.beside),
+            let parts = [
+                ("", &counts.commands),
+                ("in scripts: ", &counts.inside),
+                ("", &counts.statements),
+                ("beside: ", &counts.beside),
             ];
-            for (of, counts) in all {
-                for (name, each) in counts {
+            for (of, counts) in parts {
+                if !counts.is_empty() {
                     let (case, who) = (line.case.name(), line.who);
-                    text.push_str(&format!("{case}, {who}, {of}: {each:.2} {name}\n"));
+                    text.push_str(&format!("{case}, {who}: {of}{}\n", named(counts)));
                 }
             }
         }

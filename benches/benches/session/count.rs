@@ -122,7 +122,8 @@ impl<'a> Counters<'a> {
 }
 
 pub(crate) fn sum(counts: &BTreeMap<String, f64>) -> f64 {
-    counts.values().sum()
+    // Of nothing that is 0.0, where `sum` has -0.0.
+    counts.values().fold(0.0, |sum, each| sum + each)
 }
 
 fn difference(before: &Calls, after: &Calls) -> impl Iterator<Item = (String, f64)> {

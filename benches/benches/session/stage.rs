@@ -26,8 +26,8 @@ const AFTER: Duration = Duration::from_secs(4);
 /// How long those who can are given to work again before that.
 const HEALING: Duration = Duration::from_secs(15);
 const PACE: Pace = Pace {
-    users: 12,
-    rest: Duration::from_millis(80),
+    users: 8,
+    rest: Duration::from_millis(60),
 };
 
 /// What stands where.
@@ -132,7 +132,8 @@ impl Stage {
             .collect();
         for load in &loads {
             if !load.all_work(LIMIT).await {
-                return Err(format!("{} does not work while nothing is broken", load.who).into());
+                let (who, why) = (load.who, load.last_failure());
+                return Err(format!("{who} does not work while nothing is broken: {why}").into());
             }
         }
         tokio::time::sleep(BEFORE).await;

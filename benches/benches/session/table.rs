@@ -1,5 +1,6 @@
 //! What the users of each contender saw of each fault, for people (a table in Markdown) and for programs (rows).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -64,6 +65,11 @@ impl Line {
         let report = &self.report;
         let length = |stalls: &[Stall], q| quantile(stalls, q).map(|stall| ns(stall.length));
         let open = |stalls: &[Stall]| stalls.iter().filter(|stall| stall.open).count();
+        let failures = report.failures.iter().map(|(status, count)| {
+            let status = status.map_or("none".to_owned(), |status| status.to_string());
+            (status, *count)
+        });
+        let failures: BTreeMap<String, u64> = failures.collect();
         json!({
             "bench": "session",
             "part": "faults",
@@ -71,7 +77,8 @@ impl Line {
             "who": self.who,
             "users": report.users,
             "requests": report.requests,
-            "failed": report.failed,
+            "failed": report.failed(),
+            "failed_by_status": failures,
             "acknowledged": report.acknowledged,
             "lost": report.lost,
             "stale": report.stale,
@@ -104,7 +111,7 @@ impl Line {
             self.fault.clone(),
             self.who.to_owned(),
             report.requests.to_string(),
-            report.failed.to_string(),
+            report.failed().to_string(),
             report.acknowledged.to_string(),
             judged(report.lost),
             report.stale.to_string(),

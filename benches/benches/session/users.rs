@@ -4,7 +4,7 @@
 //! write puts one value under a name of its own, so that at the end every acknowledged one is either there or lost. A user
 //! whose cookie is taken away, or who is shown a session that knows nobody, was signed out, and signs in again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,8 @@ pub(crate) struct Stall {
 pub(crate) struct Report {
     pub(crate) users: u64,
     pub(crate) requests: u64,
-    /// Answered 5xx, 409, or not within the patience.
-    pub(crate) failed: u64,
+    /// Not answered as asked, by status; without one, not within the patience.
+    pub(crate) failures: BTreeMap<Option<u16>, u64>,
     pub(crate) acknowledged: u64,
     /// Acknowledged, and not in what the user sees at the end.
     pub(crate) lost: u64,
@@ -84,7 +84,8 @@ struct User {
     wrote: Vec<Instant>,
     read: Vec<Instant>,
     requests: u64,
-    failed: u64,
+    failures: BTreeMap<Option<u16>, u64>,
+    last_failure: Option<String>,
     /// When each request began, and what it took.
     took: Vec<(Instant, Duration)>,
     wrong: Option<String>,
@@ -144,6 +145,19 @@ impl Load {
         true
     }
 
+    /// Why users do not work, in the words of an answer.
+    pub(crate) fn last_failure(&self) -> String {
+        let users = self.shared.users.iter();
+        let failure = |user: &Mutex<User>| {
+            let user = user.lock().unwrap_or_else(PoisonError::into_inner);
+            user.last_failure.clone()
+        };
+        users
+            .filter_map(failure)
+            .next()
+            .unwrap_or_else(|| "nothing failed".to_owned())
+    }
+
     /// Ends the load, and judges it by what the users see now. The thing broke at `fault`.
     pub(crate) async fn finish(mut self, fault: Instant) -> Outcome<Report> {
         self.shared.over.send_replace(true);
@@ -168,9 +182,15 @@ impl Load {
 }
 
 impl Report {
+    pub(crate) fn failed(&self) -> u64 {
+        self.failures.values().sum()
+    }
+
     fn add(&mut self, user: &User, truth: Option<Truth>, fault: Instant, ended: Instant) {
         self.requests += user.requests;
-        self.failed += user.failed;
+        for (status, count) in &user.failures {
+            *self.failures.entry(*status).or_default() += count;
+        }
         self.acknowledged += user.acknowledged.len() as u64;
         self.signed_out += u64::from(user.signed_out);
         match truth {
@@ -343,18 +363,23 @@ impl Shared {
         let sent = send(&self.apps.writer, None, &path);
         let reply = tokio::time::timeout(PATIENCE, sent).await;
         let mut state = self.user(user);
-        let Ok(Ok(Reply {
-            status: StatusCode::OK,
-            cookie: Cookie::Set(cookie),
-            ..
-        })) = reply
-        else {
-            return false;
-        };
-        state.life += 1;
-        state.cookie = Some(cookie);
-        state.expected.clear();
-        true
+        match reply {
+            Ok(Ok(Reply {
+                status: StatusCode::OK,
+                cookie: Cookie::Set(cookie),
+                ..
+            })) => {
+                state.life += 1;
+                state.cookie = Some(cookie);
+                state.expected.clear();
+                true
+            }
+            Ok(Ok(reply)) => {
+                state.last_failure = Some(reply.text);
+                false
+            }
+            _ => false,
+        }
     }
 
     /// What a user sees, as soon as one of the apps can say.
@@ -398,7 +423,7 @@ impl Shared {
 impl User {
     fn learn(&mut self, life: u64, reply: Option<Reply>) -> Told {
         let Some(reply) = reply else {
-            self.failed += 1;
+            *self.failures.entry(None).or_default() += 1;
             return Told::Failed;
         };
         let removed = reply.cookie == Cookie::Removed;
@@ -419,7 +444,9 @@ impl User {
         if reply.status == StatusCode::OK {
             Told::Good(reply.text)
         } else {
-            self.failed += 1;
+            let status = Some(reply.status.as_u16());
+            *self.failures.entry(status).or_default() += 1;
+            self.last_failure = Some(reply.text);
             Told::Failed
         }
     }
