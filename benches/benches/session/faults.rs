@@ -33,7 +33,8 @@ macro_rules! faults {
 pub(crate) async fn run(words: &Words, t: &mut Table) -> Outcome<()> {
     let gone = if words.quick { GONE_QUICK } else { GONE };
     faults!(words, t, {
-        "nothing" => async |name| nothing(name, t).await,
+        "nothing" => async |name| nothing(name, Plan::Sentinel, t).await,
+        "nothing, behind links" => async |name| nothing(name, Plan::Linked, t).await,
         "kill -9 of the Redis master" => async |name| killed(name, t).await,
         "SIGSTOP of the Redis master for 14 s" => async |name| frozen(name, t).await,
         "SENTINEL FAILOVER" => async |name| failed_over(name, t).await,
@@ -51,8 +52,8 @@ pub(crate) async fn run(words: &Words, t: &mut Table) -> Outcome<()> {
 }
 
 /// What the load itself does to the machine.
-async fn nothing(name: &str, table: &mut Table) -> Outcome<()> {
-    let mut stage = Stage::start(Plan::Sentinel).await?;
+async fn nothing(name: &str, plan: Plan, table: &mut Table) -> Outcome<()> {
+    let mut stage = Stage::start(plan).await?;
     stage.broke();
     stage.hold(BROKEN).await;
     stage.finish(name, table).await

@@ -14,7 +14,7 @@ use ha_testbed::setup::{self, Tool};
 use tokio::net::TcpStream;
 
 use crate::app;
-use crate::stores::{Ours, Theirs, Ways, redis_at, redis_of};
+use crate::stores::{self, Ours, Theirs, Ways, redis_at, redis_of};
 use crate::table::Table;
 use crate::users::{Apps, Load, Pace};
 use crate::{LIMIT, Outcome};
@@ -90,25 +90,32 @@ impl Stage {
         let ways = ways(&redis, &database, links.as_ref())?;
         // The app server that writes and the one that reads.
         let (writer, reader) = tokio::try_join!(Ours::connect(&ways), Ours::connect(&ways))?;
+        // What one contender does to its connection is nothing to the other's.
+        let url = &ways.redis.0;
+        let (write_cache, read_cache) = tokio::try_join!(stores::redis(url), stores::redis(url))?;
         let (their_writer, their_reader) =
             tokio::try_join!(Theirs::connect(&ways), Theirs::connect(&ways))?;
-        let tiered = |ours: &Ours, level| {
+        let durable = |ours: &Ours| {
             let tiered = Tiered::new(ours.redis.clone(), ours.postgres.clone());
-            app::ours(tiered.level(level), None)
+            app::ours(tiered, None)
+        };
+        let cache = |redis, ours: &Ours| {
+            let tiered = Tiered::new(redis, ours.postgres.clone());
+            app::ours(tiered.level(Level::Cache), None)
         };
         let apps = [
             (
                 "ours, Durable",
                 Apps {
-                    writer: tiered(&writer, Level::Durable)?,
-                    reader: tiered(&reader, Level::Durable)?,
+                    writer: durable(&writer)?,
+                    reader: durable(&reader)?,
                 },
             ),
             (
                 "ours, Cache",
                 Apps {
-                    writer: tiered(&writer, Level::Cache)?,
-                    reader: tiered(&reader, Level::Cache)?,
+                    writer: cache(write_cache, &writer)?,
+                    reader: cache(read_cache, &reader)?,
                 },
             ),
             (

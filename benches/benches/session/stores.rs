@@ -10,7 +10,7 @@ use fred::types::config::UnresponsiveConfig;
 use ha_db::postgres::Router as Database;
 use ha_db::redis::Connection;
 use ha_session::{PostgresStore, RedisStore};
-use ha_testbed::redis::{self, MASTER_NAME};
+use ha_testbed::redis::{Cluster, MASTER_NAME};
 use tower_sessions_redis_store::RedisStore as TheirRedis;
 use tower_sessions_sqlx_store::PostgresStore as TheirPostgres;
 use tower_sessions_sqlx_store::sqlx::PgPool;
@@ -35,7 +35,7 @@ pub(crate) struct Ways {
 }
 
 /// A Redis with or without Sentinels.
-pub(crate) fn redis_of(cluster: &redis::Cluster) -> Outcome<(String, Config)> {
+pub(crate) fn redis_of(cluster: &Cluster) -> Outcome<(String, Config)> {
     if cluster.sentinels.is_empty() {
         return redis_at(&cluster.url());
     }
@@ -62,13 +62,18 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) async fn connect(ways: &Ways) -> Outcome<Self> {
-        let connection = Connection::from_url(&ways.redis.0)?;
-        connection.ready(LIMIT).await?;
         Ok(Self {
-            redis: RedisStore::new(connection),
+            redis: redis(&ways.redis.0).await?,
             postgres: postgres(&ways.nodes).await?,
         })
     }
+}
+
+/// Our store on a connection of its own.
+pub(crate) async fn redis(url: &str) -> Outcome<RedisStore> {
+    let connection = Connection::from_url(url)?;
+    connection.ready(LIMIT).await?;
+    Ok(RedisStore::new(connection))
 }
 
 /// Our store on a router of its own.

@@ -21,7 +21,7 @@ pub(crate) struct Table {
     lines: Vec<Line>,
 }
 
-const HEAD: [&str; 13] = [
+const HEAD: [&str; 14] = [
     "fault",
     "who",
     "requests",
@@ -29,6 +29,7 @@ const HEAD: [&str; 13] = [
     "acknowledged",
     "lost",
     "stale",
+    "went back",
     "signed out",
     "p99 ms",
     "write stall p50 ms",
@@ -82,6 +83,7 @@ impl Line {
             "acknowledged": report.acknowledged,
             "lost": report.lost,
             "stale": report.stale,
+            "went_back": report.went_back,
             "signed_out": report.signed_out,
             "unjudged": report.unjudged,
             "p99_ns": quantile(&report.took, 0.99).map(ns),
@@ -94,7 +96,7 @@ impl Line {
         })
     }
 
-    fn cells(&self) -> [String; 13] {
+    fn cells(&self) -> [String; 14] {
         let report = &self.report;
         let ms = |time: Duration| format!("{:.0}", time.as_secs_f64() * 1e3);
         let stall = |stalls: &[Stall], q| match quantile(stalls, q) {
@@ -115,6 +117,7 @@ impl Line {
             report.acknowledged.to_string(),
             judged(report.lost),
             report.stale.to_string(),
+            report.went_back.to_string(),
             match report.signed_out {
                 0 => "0".to_owned(),
                 users => format!("{users} of {}", report.users),

@@ -56,8 +56,10 @@ pub(crate) struct Report {
     pub(crate) acknowledged: u64,
     /// Acknowledged, and not in what the user sees at the end.
     pub(crate) lost: u64,
-    /// Reads that did not show what was acknowledged or shown before, and is there at the end.
+    /// Reads that did not show what was acknowledged before, and is there at the end.
     pub(crate) stale: u64,
+    /// Reads that did not show what an earlier one had shown before it was acknowledged, and is there at the end.
+    pub(crate) went_back: u64,
     /// Users that were signed out at least once.
     pub(crate) signed_out: u64,
     /// Users whose values could not be asked for at the end.
@@ -77,10 +79,11 @@ struct User {
     signed_out: bool,
     next: u64,
     acknowledged: Vec<u64>,
-    /// What a read of this life has to show.
-    expected: BTreeSet<u64>,
-    /// Of each read, what it should have shown.
-    missed: Vec<Vec<u64>>,
+    /// What was acknowledged in this life, and what else was shown.
+    told: BTreeSet<u64>,
+    shown: BTreeSet<u64>,
+    /// Of each read, what it should have shown because of either.
+    missed: Vec<[Vec<u64>; 2]>,
     wrote: Vec<Instant>,
     read: Vec<Instant>,
     requests: u64,
@@ -199,8 +202,12 @@ impl Report {
                 let lost = user.acknowledged.iter().filter(|key| !keys.contains(key));
                 self.lost += lost.count() as u64;
                 // What a read does not show because it is gone counts once, as lost.
-                let is_stale = |missed: &&Vec<u64>| missed.iter().any(|key| keys.contains(key));
-                self.stale += user.missed.iter().filter(is_stale).count() as u64;
+                let is_there = |missed: &[u64]| missed.iter().any(|key| keys.contains(key));
+                for [told, shown] in &user.missed {
+                    let stale = is_there(told);
+                    self.stale += u64::from(stale);
+                    self.went_back += u64::from(!stale && is_there(shown));
+                }
             }
             None => self.unjudged += 1,
         }
@@ -295,7 +302,7 @@ impl Shared {
                 state.acknowledged.push(key);
                 state.wrote.push(Instant::now());
                 if state.life == life {
-                    state.expected.insert(key);
+                    state.told.insert(key);
                 }
             }
         }
@@ -307,7 +314,8 @@ impl Shared {
             let (from, to, expected) = {
                 let state = self.user(user);
                 let from = state.next.saturating_sub(WINDOW);
-                let expected: Vec<u64> = state.expected.range(from..).copied().collect();
+                let expected = [&state.told, &state.shown]
+                    .map(|keys| keys.range(from..).copied().collect::<Vec<u64>>());
                 (from, state.next, expected)
             };
             let path = format!("/held/{from}/{to}");
@@ -317,12 +325,14 @@ impl Shared {
             state.read.push(Instant::now());
             match held(user, &text) {
                 Ok(keys) if state.life == asked.life => {
-                    let missed = expected.into_iter().filter(|key| !keys.contains(key));
-                    let missed: Vec<u64> = missed.collect();
-                    if !missed.is_empty() {
+                    let missed = expected.map(|mut expected| {
+                        expected.retain(|key| !keys.contains(key));
+                        expected
+                    });
+                    if missed.iter().any(|missed| !missed.is_empty()) {
                         state.missed.push(missed);
                     }
-                    state.expected.extend(keys);
+                    state.shown.extend(keys);
                 }
                 Ok(_) => {}
                 Err(wrong) => state.wrong = Some(wrong),
@@ -371,7 +381,8 @@ impl Shared {
             })) => {
                 state.life += 1;
                 state.cookie = Some(cookie);
-                state.expected.clear();
+                state.told.clear();
+                state.shown.clear();
                 true
             }
             Ok(Ok(reply)) => {
