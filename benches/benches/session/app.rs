@@ -1,5 +1,6 @@
 //! One app, behind either session layer, and a browser for it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -215,55 +216,86 @@ pub(crate) fn theirs(store: impl theirs::SessionStore + Clone, always_save: bool
     routes::<theirs::Session>().layer(layer)
 }
 
-/// What an answer did to the browser's cookie.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Cookie {
-    Kept,
-    Set(String),
-    Removed,
+/// The cookies of a browser.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Jar(BTreeMap<String, String>);
+
+impl Jar {
+    fn header(&self) -> Option<String> {
+        let pairs = self.0.iter().map(|(name, value)| format!("{name}={value}"));
+        (!self.0.is_empty()).then(|| pairs.collect::<Vec<_>>().join("; "))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn take(&mut self, cookies: Vec<SetCookie>) {
+        for SetCookie { name, value } in cookies {
+            match value {
+                Some(value) => self.0.insert(name, value),
+                None => self.0.remove(&name),
+            };
+        }
+    }
+}
+
+/// What an answer does to one cookie: without a value, it takes it away.
+#[derive(Debug, Clone)]
+pub(crate) struct SetCookie {
+    name: String,
+    value: Option<String>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
-    pub(crate) cookie: Cookie,
+    pub(crate) cookies: Vec<SetCookie>,
     pub(crate) text: String,
 }
 
-/// One request with this cookie, as `NAME=VALUE`.
-pub(crate) async fn send(app: &Router, cookie: Option<&str>, path: &str) -> Outcome<Reply> {
+impl Reply {
+    /// Whether it takes the session away.
+    pub(crate) fn signs_out(&self) -> bool {
+        self.cookies.iter().any(|cookie| cookie.value.is_none())
+    }
+}
+
+/// One request with these cookies.
+pub(crate) async fn send(app: &Router, jar: &Jar, path: &str) -> Outcome<Reply> {
     let mut request = Request::get(path);
-    if let Some(cookie) = cookie {
-        request = request.header(COOKIE, cookie);
+    if let Some(cookies) = jar.header() {
+        request = request.header(COOKIE, cookies);
     }
     let answer = app.clone().oneshot(request.body(Body::empty())?).await?;
     let status = answer.status();
-    let cookie = match answer.headers().get(SET_COOKIE) {
-        None => Cookie::Kept,
-        Some(set) => set_cookie(set.to_str()?),
-    };
+    let cookies = answer.headers().get_all(SET_COOKIE).iter();
+    let cookies = cookies.map(|header| set_cookie(header.to_str()?));
+    let cookies = cookies.collect::<Outcome<_>>()?;
     let body = to_bytes(answer.into_body(), ANSWER).await?;
     let text = String::from_utf8(body.to_vec())?;
     Ok(Reply {
         status,
-        cookie,
+        cookies,
         text,
     })
 }
 
-fn set_cookie(header: &str) -> Cookie {
+fn set_cookie(header: &str) -> Outcome<SetCookie> {
     let pair = header.split(';').next().unwrap_or_default();
-    match pair.split_once('=') {
-        Some((_, "")) | None => Cookie::Removed,
-        Some(_) => Cookie::Set(pair.to_owned()),
-    }
+    let pair = pair.split_once('=');
+    let (name, value) = pair.ok_or_else(|| format!("{header:?} is no cookie"))?;
+    Ok(SetCookie {
+        name: name.to_owned(),
+        value: (!value.is_empty()).then(|| value.to_owned()),
+    })
 }
 
 /// A browser at one app that must be answered well.
 #[derive(Clone)]
 pub(crate) struct Browser {
     app: Router,
-    cookie: Option<String>,
+    jar: Jar,
     /// Answers that set a cookie.
     pub(crate) cookies_set: u64,
 }
@@ -279,11 +311,11 @@ impl Browser {
     pub(crate) async fn filled(app: &Router) -> Outcome<Self> {
         let mut browser = Self {
             app: app.clone(),
-            cookie: None,
+            jar: Jar::default(),
             cookies_set: 0,
         };
         browser.get("fill").await?;
-        if browser.cookie.is_none() {
+        if browser.jar.is_empty() {
             return Err("a filled session has no cookie".into());
         }
         Ok(browser)
@@ -299,19 +331,16 @@ impl Browser {
 
     pub(crate) async fn get(&mut self, route: &str) -> Outcome<String> {
         let path = format!("/{route}");
-        let reply = send(&self.app, self.cookie.as_deref(), &path).await?;
+        let reply = send(&self.app, &self.jar, &path).await?;
         if reply.status != StatusCode::OK {
             let (status, text) = (reply.status, reply.text);
             return Err(format!("{path} is answered {status}: {text}").into());
         }
-        match reply.cookie {
-            Cookie::Kept => {}
-            Cookie::Set(cookie) => {
-                self.cookie = Some(cookie);
-                self.cookies_set += 1;
-            }
-            Cookie::Removed => return Err(format!("{path} took the cookie away").into()),
+        if reply.signs_out() {
+            return Err(format!("{path} took the cookie away").into());
         }
+        self.cookies_set += u64::from(!reply.cookies.is_empty());
+        self.jar.take(reply.cookies);
         Ok(reply.text)
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::Outcome;
-use crate::app::{Cookie, Reply, send};
+use crate::app::{Jar, Reply, send};
 
 /// How long a browser waits for an answer. A store that answers later has not answered.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ pub(crate) struct Report {
 struct User {
     /// Goes up with every sign-in: what an answer says belongs to the session that asked.
     life: u64,
-    cookie: Option<String>,
+    jar: Jar,
     signed_out: bool,
     next: u64,
     acknowledged: Vec<u64>,
@@ -245,7 +245,7 @@ struct Truth {
 /// What one request of a user began with.
 struct Asked {
     life: u64,
-    cookie: Option<String>,
+    jar: Jar,
     begun: Instant,
 }
 
@@ -346,11 +346,11 @@ impl Shared {
             let state = self.user(user);
             Asked {
                 life: state.life,
-                cookie: state.cookie.clone(),
+                jar: state.jar.clone(),
                 begun: Instant::now(),
             }
         };
-        let sent = send(app, asked.cookie.as_deref(), path);
+        let sent = send(app, &asked.jar, path);
         let reply = tokio::time::timeout(PATIENCE, sent).await;
         let mut state = self.user(user);
         state.requests += 1;
@@ -370,17 +370,15 @@ impl Shared {
     /// Whether the user is signed in now.
     async fn sign_in(&self, user: u64) -> bool {
         let path = format!("/sign-in/{user}");
-        let sent = send(&self.apps.writer, None, &path);
+        let nothing = Jar::default();
+        let sent = send(&self.apps.writer, &nothing, &path);
         let reply = tokio::time::timeout(PATIENCE, sent).await;
         let mut state = self.user(user);
         match reply {
-            Ok(Ok(Reply {
-                status: StatusCode::OK,
-                cookie: Cookie::Set(cookie),
-                ..
-            })) => {
+            Ok(Ok(reply)) if reply.status == StatusCode::OK && !reply.cookies.is_empty() => {
                 state.life += 1;
-                state.cookie = Some(cookie);
+                state.jar = Jar::default();
+                state.jar.take(reply.cookies);
                 state.told.clear();
                 state.shown.clear();
                 true
@@ -395,15 +393,15 @@ impl Shared {
 
     /// What a user sees, as soon as one of the apps can say.
     async fn truth(&self, user: u64) -> Option<Truth> {
-        let (cookie, next) = {
+        let (jar, next) = {
             let state = self.user(user);
-            (state.cookie.clone(), state.next)
+            (state.jar.clone(), state.next)
         };
         let path = format!("/held/0/{next}");
         let end = Instant::now() + JUDGING;
         while Instant::now() < end {
             for app in [&self.apps.reader, &self.apps.writer] {
-                let sent = send(app, cookie.as_deref(), &path);
+                let sent = send(app, &jar, &path);
                 let Ok(Ok(reply)) = tokio::time::timeout(PATIENCE, sent).await else {
                     continue;
                 };
@@ -437,20 +435,17 @@ impl User {
             *self.failures.entry(None).or_default() += 1;
             return Told::Failed;
         };
-        let removed = reply.cookie == Cookie::Removed;
-        if removed || reply.status == StatusCode::UNAUTHORIZED {
+        if reply.signs_out() || reply.status == StatusCode::UNAUTHORIZED {
             // The other tab may have noticed already.
             if self.life == life {
                 self.signed_out = true;
                 self.life += 1;
-                self.cookie = None;
+                self.jar = Jar::default();
             }
             return Told::SignedOut;
         }
-        if let Cookie::Set(cookie) = reply.cookie
-            && self.life == life
-        {
-            self.cookie = Some(cookie);
+        if self.life == life {
+            self.jar.take(reply.cookies);
         }
         if reply.status == StatusCode::OK {
             Told::Good(reply.text)

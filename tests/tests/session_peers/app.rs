@@ -1,5 +1,6 @@
 //! One app behind either layer, and a browser for it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,19 +144,18 @@ pub(crate) fn theirs(
     routes::<TheirSession>(gate).layer(layer)
 }
 
-/// Keeps the cookie that it is given.
+/// Keeps the cookies that it is given.
 #[derive(Clone)]
 pub(crate) struct Browser {
     pub(crate) app: Router,
-    /// As `NAME=VALUE`.
-    pub(crate) cookie: Option<String>,
+    pub(crate) cookies: BTreeMap<String, String>,
 }
 
 impl Browser {
     pub(crate) fn new(app: &Router) -> Self {
         Self {
             app: app.clone(),
-            cookie: None,
+            cookies: BTreeMap::new(),
         }
     }
 
@@ -163,7 +163,7 @@ impl Browser {
     pub(crate) async fn signed_in(app: &Router) -> Self {
         let mut browser = Self::new(app);
         browser.ok("/set/user/ann").await;
-        assert!(browser.cookie.is_some());
+        assert!(!browser.cookies.is_empty());
         browser
     }
 
@@ -171,20 +171,24 @@ impl Browser {
     pub(crate) fn at(&self, app: &Router) -> Self {
         Self {
             app: app.clone(),
-            cookie: self.cookie.clone(),
+            cookies: self.cookies.clone(),
         }
     }
 
     pub(crate) async fn send(&mut self, path: &str) -> (StatusCode, String) {
         let mut request = Request::get(path);
-        if let Some(cookie) = &self.cookie {
-            request = request.header(COOKIE, cookie);
+        for (name, value) in &self.cookies {
+            request = request.header(COOKIE, format!("{name}={value}"));
         }
         let request = request.body(Body::empty()).unwrap();
         let answer = self.app.clone().oneshot(request).await.unwrap();
-        if let Some(set) = answer.headers().get(SET_COOKIE) {
+        for set in answer.headers().get_all(SET_COOKIE) {
             let pair = set.to_str().unwrap().split(';').next().unwrap();
-            self.cookie = (!pair.ends_with('=')).then(|| pair.to_owned());
+            let (name, value) = pair.split_once('=').unwrap();
+            self.cookies.remove(name);
+            if !value.is_empty() {
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
         }
         let status = answer.status();
         let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
@@ -202,7 +206,7 @@ impl Browser {
         let user = self.ok("/get/user").await;
         let signed_in = user == "ann";
         assert!(signed_in || user.is_empty(), "{user}");
-        assert_eq!(self.cookie.is_some(), signed_in, "and keeps its cookie");
+        assert_eq!(!self.cookies.is_empty(), signed_in, "and keeps its cookies");
         signed_in
     }
 }
