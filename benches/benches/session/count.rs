@@ -14,7 +14,7 @@ type Calls = BTreeMap<String, u64>;
 /// Long enough to see several times what comes by the clock, such as a router's probes.
 const IDLE: Duration = Duration::from_secs(2);
 /// Fewer than so many per request are noise of what comes by the clock.
-const NOISE: f64 = 0.02;
+const NOISE: f64 = 0.05;
 const LONGEST_TEXT: usize = 90;
 
 /// Per request.
