@@ -80,6 +80,8 @@ pub fn record(bytes: &[u8]) {
     crate::store::fuzz_redis(bytes);
     #[cfg(feature = "postgres")]
     crate::store::fuzz_postgres(bytes);
+    #[cfg(feature = "journal")]
+    crate::store::fuzz_journal(bytes);
     #[cfg(feature = "migrate-tower-sessions")]
     crate::migrate_from::fuzz(bytes);
 }

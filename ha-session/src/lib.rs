@@ -67,11 +67,13 @@
 //! | [`Tiered`] at [`Level::Replicated`] with all replicas | failover of Redis | flush | in the memory of so many replicas |
 //! | [`PostgresStore`] | as PostgreSQL is set up: with a synchronous standby, any node | | committed |
 //! | [`Tiered`] at [`Level::Durable`] | the above, and reads survive PostgreSQL's outage | | committed in PostgreSQL |
+//! | [`Tiered`] at [`Level::DurableOrJournal`] | the above, and writes of values survive PostgreSQL's outage | in that outage, this machine's disk together with Redis | committed in PostgreSQL, or in Redis and synced to this machine's disk |
 //!
 //! | outage | reads | writes | signed out |
 //! |---|---|---|---|
 //! | Redis, at `Durable` | PostgreSQL | go on | nobody |
 //! | PostgreSQL, at `Durable` | Redis, for sessions that it holds | 503 | nobody |
+//! | PostgreSQL, at `DurableOrJournal` | Redis, for sessions that it holds | go on; sign-ins 503 | nobody |
 //! | the primary, without Redis | a replica, where the cookie's version proves that it is new enough | 503 | nobody |
 //! | all of it | 503 | 503 | nobody |
 //!
@@ -137,6 +139,7 @@
 //! | `redis` | no | [`RedisStore`] |
 //! | `postgres` | no | [`PostgresStore`] |
 //! | `redis` and `postgres` | no | [`Tiered`] |
+//! | `journal` | no | [`Level::DurableOrJournal`]: writes go on while PostgreSQL is away |
 //! | `conformance` | no | the laws of a [`Store`], for tests of a store of your own |
 //! | `tower-sessions-014`, `tower-sessions-015` | no | a store behind tower-sessions' `SessionStore`, and with 0.14 behind axum-login 0.18 |
 //! | `migrate-tower-sessions` | no | sessions that tower-sessions left in Redis and PostgreSQL go on |
@@ -158,7 +161,9 @@
 //! conversation with the store. Events: `session state unknown` (warn, with `degraded`), `session failed the request` (warn), `session
 //! changes made after the answer were never committed` (warn), `copied session not deleted where it was` (warn), `session not touched`
 //! (debug); and of the stores, inside that span, `redis lost acknowledged session changes`, `postgresql lost acknowledged session
-//! changes`, `redis was not told of a sign-out` and `too many sign-outs wait for redis, this one is dropped` (warn).
+//! changes`, `redis was not told of a sign-out` and `too many sign-outs wait for redis, this one is dropped` (warn);
+//! of a journal `a part of the session journal is skipped`, `a change from the session journal is dropped, its session has ended
+//! elsewhere`, `journal segment not begun` and `journal segment not removed` (warn).
 //!
 //! [`KeyRing`]: crate::KeyRing
 
@@ -167,6 +172,10 @@
 #![cfg_attr(
     not(all(feature = "redis", feature = "postgres")),
     doc = "[`Tiered`]: #features\n[`Level::Durable`]: #features\n[`Level::Cache`]: #features\n[`Level::Replicated`]: #features"
+)]
+#![cfg_attr(
+    not(feature = "journal"),
+    doc = "[`Level::DurableOrJournal`]: #features"
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -216,6 +225,8 @@ pub use self::store::{Cleaner, MigrateError, Pace, PostgresStore};
 pub use self::store::{
     Commit, Ending, Gone, Load, MAX_LISTED, MemoryStore, Outcome, ROTATION_GRACE, Store, StoreError,
 };
+#[cfg(feature = "journal")]
+pub use self::store::{Journal, JournalError, JournalStatus};
 #[cfg(all(feature = "redis", feature = "postgres"))]
 pub use self::store::{Level, Tiered};
 pub use self::value::ValueFormat;

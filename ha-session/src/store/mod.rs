@@ -20,6 +20,8 @@ pub use self::memory::MemoryStore;
 pub use self::postgres::{Cleaner, MigrateError, Pace, PostgresStore};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+#[cfg(feature = "journal")]
+pub use self::tiered::{Journal, JournalError, JournalStatus};
 #[cfg(all(feature = "redis", feature = "postgres"))]
 pub use self::tiered::{Level, Tiered};
 use crate::expiry::Expiry;
@@ -31,6 +33,8 @@ use crate::record::{FORMAT, Patch, Record, Version};
 pub(crate) use self::postgres::fuzz as fuzz_postgres;
 #[cfg(all(feature = "fuzzing", feature = "redis"))]
 pub(crate) use self::redis::fuzz as fuzz_redis;
+#[cfg(all(feature = "fuzzing", feature = "journal"))]
+pub(crate) use self::tiered::fuzz as fuzz_journal;
 
 /// How long a rotated id still answers reads, with the values from before the rotation: 10 s, enough for requests that
 /// were under way.

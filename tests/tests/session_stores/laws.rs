@@ -4,7 +4,7 @@ use ha_session::conformance::{Conformance, Law};
 use ha_session::{RedisStore, Store};
 
 use crate::naive::WholeBlob;
-use crate::postgres::migrated;
+use crate::postgres::patient;
 use crate::redis;
 use crate::support::DEADLINE;
 use crate::tiered::Bed;
@@ -44,12 +44,12 @@ async fn redis_keeps_the_laws_and_a_blob_store_in_it_does_not() {
 
 #[tokio::test]
 async fn postgresql_keeps_the_laws() {
-    let (_cluster, store) = migrated(0).await;
+    let (_cluster, store) = patient().await;
     keeps_the_laws(store, 6).await;
 }
 
 #[tokio::test]
 async fn both_together_keep_the_laws() {
-    let bed = Bed::single().await;
+    let bed = Bed::patient().await;
     keeps_the_laws(bed.store.clone(), 4).await;
 }

@@ -6,7 +6,7 @@ use crate::support::{
     Client, DEADLINE, eventually, lost_in_a_merge, planted_id_is_signed_in,
     slow_request_after_sign_out,
 };
-use ha_db::postgres::Router;
+use ha_db::postgres::{Builder, Router};
 use ha_session::{
     Claim, Cleaner, Commit, Expiry, Load, MigrateError, Outcome, Pace, Patch, PostgresStore,
     Principal, SessionKey, Store, Version,
@@ -16,15 +16,16 @@ use http::StatusCode;
 use tokio::task::JoinSet;
 
 async fn bed(replicas: usize) -> (Cluster, Router) {
+    bed_with(replicas, Router::builder()).await
+}
+
+async fn bed_with(replicas: usize, builder: Builder) -> (Cluster, Router) {
     let cluster = Postgres::primary()
         .replicas(replicas)
         .start()
         .await
         .unwrap();
-    // Many requests at once wait for a connection, whatever else the machine does.
-    let mut builder = Router::builder()
-        .write_wait(Duration::from_millis(500))
-        .pool_wait(DEADLINE);
+    let mut builder = builder.write_wait(Duration::from_millis(500));
     for node in &cluster.nodes {
         builder = builder.node(node.name.clone(), node.conninfo());
     }
@@ -35,6 +36,14 @@ async fn bed(replicas: usize) -> (Cluster, Router) {
 
 pub(crate) async fn migrated(replicas: usize) -> (Cluster, PostgresStore) {
     let (cluster, router) = bed(replicas).await;
+    let store = PostgresStore::new(router);
+    store.migrate().await.unwrap();
+    (cluster, store)
+}
+
+/// A store whose requests wait for a connection for as long as it takes.
+pub(crate) async fn patient() -> (Cluster, PostgresStore) {
+    let (cluster, router) = bed_with(0, Router::builder().pool_wait(DEADLINE)).await;
     let store = PostgresStore::new(router);
     store.migrate().await.unwrap();
     (cluster, store)

@@ -168,10 +168,8 @@ async fn a_copy_never_replaces_a_newer_one_nor_an_end() {
     for (version, value, shown) in [(5, "five", "five"), (4, "four", "five"), (6, "six", "six")] {
         let mut call = put.key(key);
         call.arg(version).arg(60_000).arg(60_000).arg(60_000);
-        call.arg("")
-            .arg(0)
-            .arg("name")
-            .arg(format!("{version}:{value}"));
+        call.arg("").arg(0).arg("").arg(0).arg(3_600_000);
+        call.arg("name").arg(format!("{version}:{value}"));
         connection.script::<Vec<String>>(&call).await.unwrap();
         let (view, stored) = seen().await;
         assert_eq!(view, "live");
@@ -182,7 +180,7 @@ async fn a_copy_never_replaces_a_newer_one_nor_an_end() {
     connection.script::<Vec<String>>(&call).await.unwrap();
     let mut call = put.key(key);
     call.arg(u64::MAX >> 12).arg(60_000).arg(60_000).arg(60_000);
-    call.arg("").arg(0);
+    call.arg("").arg(0).arg("").arg(0).arg(3_600_000);
     connection.script::<Vec<String>>(&call).await.unwrap();
     assert_eq!(seen().await.0, "destroyed");
 }

@@ -60,7 +60,12 @@ async fn a_copy_that_comes_late_is_not_kept() {
     let put = driver::Script::new(&[prelude, put].concat());
     let mut late = put.key(format!("ha:session:{{0707}}:{OLD}"));
     late.arg(version.get()).arg(3_600_000).arg(3_600_000);
-    late.arg(3_600_000).arg("").arg(0);
+    late.arg(3_600_000)
+        .arg("")
+        .arg(0)
+        .arg("")
+        .arg(0)
+        .arg(3_600_000);
     let _: Vec<String> = bed.connection.script(&late).await.unwrap();
 
     assert!(!old_is_live(&store).await);

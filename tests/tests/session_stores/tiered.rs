@@ -10,7 +10,7 @@ use crate::support::{
     slow_request_after_sign_out,
 };
 use crate::writers::Writers;
-use ha_db::postgres::Router;
+use ha_db::postgres::{Builder, Router};
 use ha_db::redis::{Connection, driver};
 use ha_session::{Level, PostgresStore, RedisStore, Session, SessionError, SessionLayer, Tiered};
 use ha_testbed::postgres::Postgres;
@@ -27,6 +27,15 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) async fn start(redis: redis::Builder) -> Self {
+        Self::start_with(redis, Router::builder()).await
+    }
+
+    /// A bed whose requests wait for a connection for as long as it takes.
+    pub(crate) async fn patient() -> Self {
+        Self::start_with(Redis::single(), Router::builder().pool_wait(DEADLINE)).await
+    }
+
+    async fn start_with(redis: redis::Builder, router: Builder) -> Self {
         let (redis, postgres) = tokio::join!(redis.start(), Postgres::primary().start());
         let (redis, postgres) = (redis.unwrap(), postgres.unwrap());
         let url = if redis.sentinels.is_empty() {
@@ -36,11 +45,9 @@ impl Bed {
         };
         let connection = Connection::from_url(&url).unwrap();
         let node = &postgres.nodes[0];
-        let router = Router::builder()
+        let router = router
             .node(node.name.clone(), node.conninfo())
             .write_wait(Duration::from_millis(500))
-            // Many requests at once wait for a connection, whatever else the machine does.
-            .pool_wait(DEADLINE)
             .build()
             .unwrap();
         router.wait_primary(DEADLINE).await.unwrap();

@@ -16,7 +16,19 @@ use crate::expiry::Expiry;
 use crate::id::SessionKey;
 use crate::principal::{Principal, SessionInfo};
 use crate::record::Version;
+#[cfg(feature = "journal")]
+use crate::store::tiered::Changes;
 use crate::store::{Commit, Load, MAX_LISTED, Outcome, ROTATION_GRACE, Store, StoreError};
+
+/// What became of a change that was told of later.
+#[cfg(feature = "journal")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replayed {
+    /// It is stored, or something later is.
+    Taken,
+    /// The session has ended, or is of a format that this version does not know.
+    Ended(&'static str),
+}
 
 pub use self::clean::{Cleaner, Pace};
 pub use self::migrate::MigrateError;
@@ -32,7 +44,11 @@ const LOAD: &str = "select s.format::int, s.version, s.state::int, s.data::text,
 const COMMIT: &str = "select outcome, stored_format, new_version, idle_left_ms, absolute_left_ms, ago_ms, payload::text, \
      owner, owner_epoch, revoked_ago_ms \
      from ha_session_commit_3($1, $2, $3, $4::text::jsonb, $5, $6::text::jsonb, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
-const DESTROY: &str = "select ha_session_destroy_2($1, $2)";
+const DESTROY: &str = "select ha_session_destroy_3($1, $2, $3)";
+#[cfg(feature = "journal")]
+const REPLAY: &str = "select outcome from ha_session_replay_3($1, $2, $3, $4::text::jsonb, $5, $6)";
+#[cfg(feature = "journal")]
+const NOW: &str = "select floor(extract(epoch from clock_timestamp()) * 1000)::bigint";
 const REVOKE_ALL: &str = "select new_epoch, kept from ha_session_revoke_all_2($1, $2)";
 const LIST: &str = "select key, device, (extract(epoch from clock_timestamp() - claimed_at) * 1000)::bigint, \
      (extract(epoch from clock_timestamp() - used_at) * 1000)::bigint from ha_session s \
@@ -66,6 +82,8 @@ const PURGE_REVOCATIONS: &str = "delete from ha_session_revocation where princip
 pub struct PostgresStore {
     router: Router,
     primary_wait: Duration,
+    /// How long the end of a session is remembered that is not known here; zero for not at all.
+    remember_ms: i64,
 }
 
 impl PostgresStore {
@@ -79,7 +97,43 @@ impl PostgresStore {
         Self {
             router,
             primary_wait: Self::PRIMARY_WAIT,
+            remember_ms: 0,
         }
+    }
+
+    /// The same store, which remembers also the end of what it has never heard of, for so long.
+    #[cfg(feature = "journal")]
+    pub(crate) fn remembering(self, time: Duration) -> Self {
+        let remember_ms = ms(time);
+        Self {
+            remember_ms,
+            ..self
+        }
+    }
+
+    /// Tells of a change that was acknowledged without this store.
+    #[cfg(feature = "journal")]
+    pub(crate) async fn replay(&self, changes: &Changes) -> Result<Replayed, StoreError> {
+        let key = &changes.key.hash()[..];
+        let version = i64::try_from(changes.version.get()).unwrap_or(i64::MAX);
+        let values = row::replayed_values(changes);
+        let idle = i64::try_from(changes.idle_ms).unwrap_or(i64::MAX);
+        let absolute = i64::try_from(changes.absolute_ms).unwrap_or(i64::MAX);
+        let params: &[(&(dyn ToSql + Sync), Type)] = &[
+            (&key, Type::BYTEA),
+            (&version, Type::INT8),
+            (&changes.born, Type::BOOL),
+            (&values, Type::TEXT),
+            (&idle, Type::INT8),
+            (&absolute, Type::INT8),
+        ];
+        row::replayed(self.query(REPLAY, params).await?.into_iter().next())
+    }
+
+    /// The clock of the primary, in milliseconds since 1970.
+    #[cfg(feature = "journal")]
+    pub(crate) async fn now_ms(&self) -> Result<u64, StoreError> {
+        row::now(self.query(NOW, &[]).await?.into_iter().next())
     }
 
     /// Creates or upgrades the schema. Many nodes may do so at the same time; what is done already is not done again.
@@ -126,8 +180,11 @@ impl PostgresStore {
     ) -> Result<Vec<SessionKey>, StoreError> {
         let key = row::tagged(&key);
         let principal = principal.map(Principal::as_str);
-        let params: &[(&(dyn ToSql + Sync), Type)] =
-            &[(&&key[..], Type::BYTEA), (&principal, Type::TEXT)];
+        let params: &[(&(dyn ToSql + Sync), Type)] = &[
+            (&&key[..], Type::BYTEA),
+            (&principal, Type::TEXT),
+            (&self.remember_ms, Type::INT8),
+        ];
         self.query(DESTROY, params)
             .await?
             .iter()

@@ -198,6 +198,41 @@ pub(super) fn epoch(row: Option<Row>) -> Result<(u64, Option<SessionKey>), Store
     Ok((u64::try_from(epoch).unwrap_or(0), kept))
 }
 
+/// The values of a change as JSON: name to version, and base64 or null.
+#[cfg(feature = "journal")]
+pub(super) fn replayed_values(changes: &crate::store::tiered::Changes) -> String {
+    let values = changes.values.iter().map(|(name, version, bytes)| {
+        let text = bytes.as_ref().map(|bytes| STANDARD.encode(bytes));
+        (name.clone(), serde_json::json!([version.get(), text]))
+    });
+    serde_json::Value::Object(values.collect()).to_string()
+}
+
+/// Reads the answer of the function that replays.
+#[cfg(feature = "journal")]
+pub(super) fn replayed(row: Option<Row>) -> Result<super::Replayed, StoreError> {
+    let row = row.ok_or_else(|| corrupt("no answer to a replay"))?;
+    let outcome: &str = field(&row, 0)?;
+    Ok(match outcome {
+        "replayed" => super::Replayed::Taken,
+        "missing" => super::Replayed::Ended("missing"),
+        "destroyed" => super::Replayed::Ended("destroyed"),
+        "rotated" => super::Replayed::Ended("rotated"),
+        "revoked" => super::Replayed::Ended("revoked"),
+        "expired" => super::Replayed::Ended("expired"),
+        "format" => super::Replayed::Ended("format"),
+        _ => return Err(corrupt("an unknown outcome")),
+    })
+}
+
+/// Reads what the clock says.
+#[cfg(feature = "journal")]
+pub(super) fn now(row: Option<Row>) -> Result<u64, StoreError> {
+    let row = row.ok_or_else(|| corrupt("no answer of the clock"))?;
+    let now: i64 = field(&row, 0)?;
+    Ok(u64::try_from(now).unwrap_or(0))
+}
+
 /// Reads the answer of the function that deletes a batch.
 pub(super) fn cleaned(row: Option<Row>) -> Result<(u64, Duration), StoreError> {
     let row = row.ok_or_else(|| corrupt("no answer to a deletion"))?;

@@ -1,3 +1,5 @@
+alter table ha_session add column removed jsonb not null default '{}'; -- names, and the version of the commit that removed each
+
 -- What a sign-in was overtaken by is told in the step itself, so that nothing is stored of it; and of two first commits of one key the
 -- second changes what the first has made.
 
@@ -98,6 +100,13 @@ begin
             return;
         end if;
 
+        if cardinality(remove_now) > 0 and not is_new then
+            -- A day is longer than a journal is replayed for.
+            select coalesce(jsonb_object_agg(e.name, e.version), '{}') into r.removed from (
+                select o.key as name, o.value::bigint as version from jsonb_each_text(r.removed) o
+                    where o.key <> all (remove_now) and o.value::bigint > new_version - 86400000
+                union all select n.name, new_version from unnest(remove_now) n (name)) e;
+        end if;
         if p_successor is not null and not is_new then
             update ha_session set state = 1, version = new_version, ended_at = at, successor = p_successor,
                 idle_until = least(r.idle_until, at + p_grace_ms * ms) where key = p_key;
@@ -127,7 +136,8 @@ begin
                     r.epoch, r.device, r.claimed_at, at);
         else
             update ha_session set version = new_version, idle_until = next_idle, data = next_data, principal = r.principal,
-                epoch = r.epoch, device = r.device, claimed_at = r.claimed_at, used_at = at where key = p_key;
+                epoch = r.epoch, device = r.device, claimed_at = r.claimed_at, used_at = at, removed = r.removed
+                where key = p_key;
         end if;
         outcome := 'committed';
         idle_left_ms := extract(epoch from next_idle - at) * 1000;
@@ -153,4 +163,84 @@ create or replace function ha_session_commit_2(
             c.owner_epoch, c.revoked_ago_ms
         from ha_session_commit_3(p_key, p_create, p_successor, p_set, p_remove, p_expected, p_idle_ms, p_absolute_ms,
             p_grace_ms, p_max_bytes, p_principal, p_device, null, 0, '{}') c
+$$;
+
+-- Tells of a change that was acknowledged while this database was away. Each name has the version of its change: what was changed or
+-- removed later here stays, and what was told before changes nothing. A session that has ended stays so.
+create function ha_session_replay_3(
+    p_key bytea, p_version bigint, p_born boolean, p_values jsonb, p_idle_ms bigint, p_absolute_ms bigint, out outcome text
+) language plpgsql as $$
+declare
+    r          ha_session;
+    v          ha_session_revocation;
+    at         timestamptz;
+    used       timestamptz;
+    changed    text[];
+    ms         constant interval := interval '1 millisecond';
+begin
+    <<again>>
+    loop
+        select * into r from ha_session where key = p_key for update;
+        at := clock_timestamp();
+        used := least(at, to_timestamp(p_version / 1000.0));
+        if not found then
+            if not p_born or used < at - interval '1 day' or at >= used + least(p_idle_ms, p_absolute_ms) * ms then
+                outcome := 'missing';
+                return;
+            end if;
+            insert into ha_session (key, format, version, state, idle_until, absolute_until, data, used_at)
+                values (p_key, 1, 0, 0, used + least(p_idle_ms, p_absolute_ms) * ms, used + p_absolute_ms * ms, '{}', used)
+                on conflict (key) do nothing;
+            continue again;
+        end if;
+        if r.format <> 1 then
+            outcome := 'format';
+            return;
+        end if;
+        if r.state <> 0 then
+            outcome := case r.state when 2 then 'destroyed' else 'rotated' end;
+            return;
+        end if;
+        if r.principal is not null then
+            select * into v from ha_session_revocation where principal = r.principal;
+            if found and r.epoch < v.epoch then
+                outcome := 'revoked';
+                return;
+            end if;
+        end if;
+        if used >= r.idle_until then
+            outcome := 'expired';
+            return;
+        end if;
+        select coalesce(array_agg(c.key), '{}') into changed from jsonb_each(p_values) c
+            where (c.value ->> 0)::bigint > greatest(coalesce((r.data -> c.key ->> 0)::bigint, 0),
+                coalesce((r.removed ->> c.key)::bigint, 0));
+        select (r.data - changed) || coalesce(jsonb_object_agg(c.key, jsonb_build_array(c.value -> 0, c.value -> 1))
+                filter (where c.value ->> 1 is not null), '{}'),
+            (r.removed - changed) || coalesce(jsonb_object_agg(c.key, c.value -> 0) filter (where c.value ->> 1 is null), '{}')
+            into r.data, r.removed from jsonb_each(p_values) c where c.key = any (changed);
+        update ha_session set data = r.data, removed = r.removed,
+            version = greatest(p_version, r.version + sign(cardinality(changed))::bigint),
+            idle_until = greatest(r.idle_until, least(r.absolute_until, used + p_idle_ms * ms)),
+            used_at = greatest(r.used_at, used) where key = p_key;
+        outcome := 'replayed';
+        return;
+    end loop;
+end
+$$;
+
+-- Ends a session as ha_session_destroy_2 does, and remembers the end for so long also where nothing was known of it: some journal may
+-- still tell of it.
+create function ha_session_destroy_3(p_key bytea, p_principal text, p_remember_ms bigint) returns setof bytea language plpgsql as $$
+declare
+    until timestamptz := clock_timestamp() + p_remember_ms * interval '1 millisecond';
+begin
+    return query select ha_session_destroy_2(p_key, p_principal);
+    if p_remember_ms > 0 and p_principal is null then
+        insert into ha_session as s (key, format, version, state, idle_until, absolute_until, data, ended_at)
+            values (substring(p_key from 3), 1, floor(extract(epoch from clock_timestamp()) * 1000)::bigint, 2, until, until, '{}',
+                clock_timestamp())
+            on conflict (key) do update set idle_until = greatest(s.idle_until, until) where s.state = 2;
+    end if;
+end
 $$;

@@ -97,7 +97,7 @@ for name, value in pairs(set) do
   bytes = bytes + #name + #value
 end
 if bytes > most then
-  return { 'too_large', '1', '0', '0', '0', int(bytes), '0', '', '', '0', '-1' }
+  return { 'too_large', '1', '0', '0', '0', int(bytes), '0', '', '', '0', '-1', '0', '0' }
 end
 
 local idle_until = math.min(now + idle, entry.absolute)

@@ -22,6 +22,8 @@ use crate::principal::{Principal, SessionInfo};
 use crate::record::{Change, Patch, Version};
 use crate::store::{Commit, Gone, Load, MAX_LISTED, Outcome, ROTATION_GRACE, Store, StoreError};
 
+#[cfg(feature = "journal")]
+pub(crate) use self::copies::{Ahead, MARK_MS};
 #[cfg(feature = "postgres")]
 pub(crate) use self::copies::{Copies, Copy};
 use self::reply::NAME;

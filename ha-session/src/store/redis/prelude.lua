@@ -18,9 +18,10 @@ end
 
 -- What the session under a key is right now. Fields: f format, v version, s state (0 live, 1 rotated, 2 destroyed),
 -- i idle until, a absolute until, e ended at, x last confirmed, u last used, z tag and hash of the successor, p principal, n its epoch
--- at the claim, d device, c claimed at; "k:" and a name: "version:value".
+-- at the claim, d device, c claimed at, q journals that have what PostgreSQL lacks, each with the version up to which, m when that was last,
+-- b '1' where PostgreSQL has never heard of it; "k:" and a name: "version:value".
 local function look(key)
-  local h = redis.call('HMGET', key, 'f', 'v', 's', 'i', 'a', 'e', 'x', 'z', 'p', 'n', 'd', 'c', 'u')
+  local h = redis.call('HMGET', key, 'f', 'v', 's', 'i', 'a', 'e', 'x', 'z', 'p', 'n', 'd', 'c', 'u', 'q', 'm', 'b')
   if not h[2] then
     return { view = 'missing', ago = -1 }
   end
@@ -38,6 +39,9 @@ local function look(key)
     device = h[11] or '',
     claimed = tonumber(h[12]) or 0,
     used = tonumber(h[13]) or 0,
+    marks = h[14] or '',
+    marked = tonumber(h[15]) or 0,
+    born = h[16] == '1',
   }
   local newest = 0
   if entry.principal ~= '' then
@@ -75,6 +79,7 @@ local function answer(entry)
     entry.view, int(entry.format or 0), int(entry.version or 0), int((entry.idle or now) - now),
     int((entry.absolute or now) - now), int(entry.ago or -1), int(now - (entry.confirmed or 0)), entry.successor or '',
     entry.principal or '', int(entry.epoch or 0), int(entry.revoked and now - entry.revoked or -1),
+    (entry.marks or '') ~= '' and now - entry.marked < 3600000 and '1' or '0', entry.born and '1' or '0',
   }
 end
 

@@ -12,7 +12,7 @@ use crate::record::{Record, Value, Version};
 use crate::store::{Ending, Gone, Outcome, StoreError};
 
 pub(crate) const NAME: &str = "redis";
-const HEAD: usize = 11;
+const HEAD: usize = 13;
 
 /// What is kept in Redis for a session.
 #[derive(Debug)]
@@ -38,6 +38,12 @@ pub(super) struct Reply {
     principal: String,
     epoch: u64,
     revoked_ago: Option<u64>,
+    /// It has changes that some journal has and PostgreSQL lacks.
+    #[cfg(feature = "postgres")]
+    pub(super) pending: bool,
+    /// PostgreSQL has never heard of it.
+    #[cfg(feature = "journal")]
+    pub(super) born: bool,
     rest: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -57,6 +63,11 @@ impl Reply {
         let principal = text(&parts[8])?.to_owned();
         let epoch = number(&parts[9])?;
         let revoked_ago: i64 = number(&parts[10])?;
+        let (pending, born) = (parts[11] == b"1", parts[12] == b"1");
+        #[cfg(not(feature = "postgres"))]
+        let _ = pending;
+        #[cfg(not(feature = "journal"))]
+        let _ = born;
         let mut rest = Vec::new();
         let mut tail = parts.into_iter().skip(HEAD);
         while let (Some(name), Some(value)) = (tail.next(), tail.next()) {
@@ -75,6 +86,10 @@ impl Reply {
             principal,
             epoch,
             revoked_ago: u64::try_from(revoked_ago).ok(),
+            #[cfg(feature = "postgres")]
+            pending,
+            #[cfg(feature = "journal")]
+            born,
             rest,
         })
     }
@@ -251,15 +266,17 @@ mod tests {
         for bad in [
             &[][..],
             &["live"],
-            &["live", "1", "x", "0", "0", "0", "0", "", "", "0", "-1"],
             &[
-                "live", "1", "1", "0", "0", "0", "0", "", "", "0", "-1", "name",
+                "live", "1", "x", "0", "0", "0", "0", "", "", "0", "-1", "0", "0",
+            ],
+            &[
+                "live", "1", "1", "0", "0", "0", "0", "", "", "0", "-1", "0", "0", "name",
             ],
         ] {
             assert!(Reply::parse(parts(bad)).is_err(), "{bad:?}");
         }
         let unversioned = [
-            "live", "1", "1", "0", "0", "0", "0", "", "", "0", "-1", "name", "value",
+            "live", "1", "1", "0", "0", "0", "0", "", "", "0", "-1", "0", "0", "name", "value",
         ];
         let reply = Reply::parse(parts(&unversioned)).unwrap();
         assert!(matches!(reply.stored(), Err(StoreError::Corrupt { .. })));
@@ -268,7 +285,7 @@ mod tests {
     #[test]
     fn a_future_format_is_an_error_and_not_a_missing_session() {
         let reply = Reply::parse(parts(&[
-            "format", "2", "1", "0", "0", "0", "0", "", "", "0", "-1",
+            "format", "2", "1", "0", "0", "0", "0", "", "", "0", "-1", "0", "0",
         ]))
         .unwrap();
         assert!(matches!(

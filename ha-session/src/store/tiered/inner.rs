@@ -8,10 +8,12 @@ use super::{Inner, Tiered};
 use crate::id::SessionKey;
 use crate::record::{Record, Version};
 use crate::store::redis::Copy;
-use crate::store::{Ending, Gone, Load, ROTATION_GRACE, Store as _, StoreError};
+#[cfg(feature = "journal")]
+use crate::store::redis::MARK_MS;
+use crate::store::{Commit, Ending, Gone, Load, Outcome, ROTATION_GRACE, Store as _, StoreError};
 
 impl Inner {
-    async fn look(&self, key: SessionKey) -> Option<Copy> {
+    pub(super) async fn look(&self, key: SessionKey) -> Option<Copy> {
         if !self.redis_pause.passes() {
             return None;
         }
@@ -74,7 +76,7 @@ impl Inner {
     pub(super) async fn load(self: &Arc<Self>, key: SessionKey, floor: Version) -> Load {
         let cached = self.look(key).await;
         let skipped = cached.is_none();
-        let (copy, age) = match usable(cached, floor) {
+        let (copy, age, pending) = match usable(cached, floor) {
             Some(Ok(copy)) => copy,
             Some(Err(gone)) => return Load::Gone(gone),
             None => return self.load_through(key, floor, skipped).await,
@@ -84,6 +86,9 @@ impl Inner {
         }
         match self.confirm(key, floor).await {
             Some(Load::Found(record)) if record.version < copy.version => Load::Found(copy),
+            // It has what PostgreSQL has still to be told, unless that has seen an end for good.
+            Some(Load::Found(_)) if pending => Load::Found(copy),
+            Some(Load::Gone(gone)) if pending && !outlives(&gone) => Load::Found(copy),
             Some(load) => {
                 self.repair(key, &load).await;
                 load
@@ -102,13 +107,39 @@ impl Inner {
         if matches!(load, Load::Unknown(_)) && skipped {
             // Redis was passed over because of one failure; now it is all there is.
             match usable(self.cache.look(key).await.ok(), floor) {
-                Some(Ok((copy, age))) => return self.during_outage(copy, age),
+                Some(Ok((copy, age, _))) => return self.during_outage(copy, age),
                 Some(Err(gone)) => return Load::Gone(gone),
                 None => return load,
             }
         }
+        #[cfg(feature = "journal")]
+        if let Some(error) = self.awaits_replay(&load, floor).await {
+            return Load::Unknown(error);
+        }
         self.repair(key, &load).await;
         load
+    }
+
+    /// Whether what PostgreSQL says is older than what this client was told a while ago, so that some journal may have the rest.
+    #[cfg(feature = "journal")]
+    async fn awaits_replay(&self, load: &Load, floor: Version) -> Option<StoreError> {
+        let found = match load {
+            Load::Found(record) => record.version,
+            Load::Gone(gone) if gone.ending == Ending::Missing => Version::ZERO,
+            _ => return None,
+        };
+        if found >= floor || !matches!(self.settings.level, super::Level::DurableOrJournal(_)) {
+            return None;
+        }
+        match self.postgres.now_ms().await {
+            Ok(now) if floor.get().saturating_add(MARK_MS) < now => None,
+            Ok(_) => Some(StoreError::Stale {
+                store: "postgresql",
+                found,
+                floor,
+            }),
+            Err(error) => Some(error),
+        }
     }
 
     fn during_outage(&self, record: Record, age: Duration) -> Load {
@@ -117,6 +148,37 @@ impl Inner {
                 after: Tiered::CONFIRM_TIMEOUT,
             }),
             _ => Load::Found(record),
+        }
+    }
+
+    /// Tells Redis what PostgreSQL made of a commit.
+    pub(super) async fn committed(self: &Arc<Self>, commit: &Commit, outcome: &Outcome) {
+        let (key, after) = (commit.key, commit.key_after());
+        match outcome {
+            Outcome::Committed(record) => {
+                if key != after {
+                    self.tell(Ended::rotated(key, ROTATION_GRACE, Duration::ZERO))
+                        .await;
+                }
+                self.keep(after, record).await;
+            }
+            Outcome::Gone(gone) => self.note_end(key, gone).await,
+            Outcome::Superseded => {
+                self.tell(Ended::rotated(key, ROTATION_GRACE, Duration::ZERO))
+                    .await;
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells Redis which sessions a sign-out has ended.
+    pub(super) async fn ended(self: &Arc<Self>, key: SessionKey, ended: Vec<SessionKey>) {
+        if !ended.contains(&key) {
+            // It had ended already, maybe by a sign-out of which Redis was not told.
+            self.tell(Ended::Copy(key)).await;
+        }
+        for key in ended {
+            self.bury(key).await;
         }
     }
 
@@ -142,13 +204,23 @@ impl Inner {
     }
 }
 
+/// Whether an end that PostgreSQL knows of holds against changes that it has not heard of.
+fn outlives(gone: &Gone) -> bool {
+    matches!(
+        gone.ending,
+        Ending::Destroyed | Ending::Revoked | Ending::Rotated
+    )
+}
+
 /// What Redis may be believed: a copy that is not older than the client was told, or an end that is final. Everything else
 /// is for PostgreSQL to say, also what a rotated id still shows.
-fn usable(cached: Option<Copy>, floor: Version) -> Option<Result<(Record, Duration), Gone>> {
+fn usable(cached: Option<Copy>, floor: Version) -> Option<Result<(Record, Duration, bool), Gone>> {
     match cached? {
-        Copy::Found(record, age) if record.version >= floor && !record.superseded => {
-            Some(Ok((record, age)))
-        }
+        Copy::Found {
+            record,
+            age,
+            pending,
+        } if record.version >= floor && !record.superseded => Some(Ok((record, age, pending))),
         Copy::Gone(gone) if gone.is_final() => Some(Err(gone)),
         _ => None,
     }

@@ -1,6 +1,8 @@
 //! Redis in front of PostgreSQL.
 
 mod inner;
+#[cfg(feature = "journal")]
+mod journal;
 mod pause;
 mod tell;
 
@@ -10,6 +12,14 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+#[cfg(feature = "journal")]
+pub(crate) use self::journal::Changes;
+#[cfg(feature = "journal")]
+use self::journal::Replayer;
+#[cfg(all(feature = "fuzzing", feature = "journal"))]
+pub(crate) use self::journal::fuzz;
+#[cfg(feature = "journal")]
+pub use self::journal::{Journal, JournalError, JournalStatus};
 use self::pause::Pause;
 use self::tell::Ended;
 use crate::expiry::Expiry;
@@ -17,12 +27,10 @@ use crate::id::SessionKey;
 use crate::principal::{Principal, SessionInfo};
 use crate::record::Version;
 use crate::store::redis::Copies;
-use crate::store::{
-    Commit, Load, Outcome, PostgresStore, ROTATION_GRACE, RedisStore, Store, StoreError,
-};
+use crate::store::{Commit, Load, Outcome, PostgresStore, RedisStore, Store, StoreError};
 
 /// What an acknowledged commit means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Level {
     /// Redis has it. Fast, and lost with what Redis loses: a failover can drop the last moments, a flush drops all.
@@ -35,6 +43,10 @@ pub enum Level {
     /// PostgreSQL has committed it, and Redis has a copy if it could be reached. The default.
     #[default]
     Durable,
+    /// As [`Durable`](Self::Durable); but while PostgreSQL cannot take a write, Redis and a file on this machine's disk, synced, are
+    /// enough. See [`Tiered`] for what that promises and what it does not.
+    #[cfg(feature = "journal")]
+    DurableOrJournal(Journal),
 }
 
 /// PostgreSQL holds the truth, Redis answers reads.
@@ -46,8 +58,28 @@ pub enum Level {
 ///   an older copy in Redis is not used, the read goes through to PostgreSQL and the copy is repaired. The highest version
 ///   wins.
 /// - While PostgreSQL is lost, reads are answered from Redis and commits fail. While both are lost, the state is unknown.
-/// - A sign-out is acknowledged once PostgreSQL has it. It is put into Redis as well, and while Redis cannot be reached that is
-///   tried again for a minute.
+/// - A sign-out, or a rotation, is acknowledged once PostgreSQL has it. It is put into Redis as well, and while Redis cannot be
+///   reached that is tried again for a minute.
+///
+/// # What it promises at [`Level::DurableOrJournal`]
+/// As at `Durable` while PostgreSQL takes writes. While it does not, these are acknowledged once Redis has them *and* they are synced to
+/// the journal, a bounded file on this machine's disk: changes of values, new sessions that are nobody's, and sign-outs. They survive the
+/// end of this process, however it ends, and the loss of Redis; not the loss of this machine's disk together with Redis.
+/// - Every app server sees them at once, since Redis has them: a copy with changes that PostgreSQL lacks is marked, and until they are
+///   replayed nothing that is read in PostgreSQL replaces it, and its session's changes go to a journal, too.
+/// - When PostgreSQL is back they are replayed in order. Each changed name has the version of its change: one that was changed or removed
+///   later elsewhere stays as it is, and a session that was ended, rotated or revoked meanwhile stays so.
+/// - What decides who somebody is and who was first is for PostgreSQL alone, and fails in the meantime: sign-ins
+///   (`Session::set_principal`), rotations, lists and revocations, and commits under another [`OnConflict`](crate::OnConflict) than
+///   `LastWriter` that have something to meet.
+/// - When the journal is full or cannot be written, the write is refused. A new process that opens it replays what is in it; damaged
+///   records are reported, put aside, and cost nothing else.
+/// - A commit that is dropped before it is ready goes on to its end: it happens as a whole or not at all.
+///
+/// Not promised there: where Redis is lost as well before PostgreSQL is back, the state that clients were told of is unknown to all until
+/// the journal is replayed (503), for an hour at most; which of two changes of one name is the later one is told by the clocks of the
+/// servers of Redis and PostgreSQL where no order is known otherwise; and a session that was begun in an outage is dropped if it is not
+/// replayed within a day. All app servers of a service must use this level, or none.
 ///
 /// # What it does not promise
 /// - After an outage of PostgreSQL that is longer than nine tenths of the idle limit, sessions that were only read during
@@ -58,6 +90,10 @@ pub enum Level {
 ///   before PostgreSQL is asked again; only while PostgreSQL cannot be asked either it stays in use, until PostgreSQL is
 ///   back or the session expires. Set [`trust_during_outage`](Self::trust_during_outage) to bound that too, at the price
 ///   of answering 503 to everybody once an outage of PostgreSQL is longer.
+#[cfg_attr(
+    not(feature = "journal"),
+    doc = "[`Level::DurableOrJournal`]: crate#features"
+)]
 #[derive(Clone)]
 pub struct Tiered {
     inner: Arc<Inner>,
@@ -78,6 +114,11 @@ struct Inner {
     redis_pause: Pause,
     postgres_pause: Pause,
     burials: Mutex<JoinSet<()>>,
+    /// Writes on their way to Redis and the journal.
+    #[cfg(feature = "journal")]
+    ahead: Mutex<JoinSet<()>>,
+    #[cfg(feature = "journal")]
+    _replayer: Option<Replayer>,
 }
 
 impl Tiered {
@@ -92,6 +133,9 @@ impl Tiered {
     const PAUSE: Duration = Duration::from_millis(500);
     const BURY_FOR: Duration = Duration::from_secs(60);
     const MAX_BURIALS: usize = 1024;
+    /// How long PostgreSQL remembers the end of a session that it may hear of from a journal later: a day.
+    #[cfg(feature = "journal")]
+    const REMEMBER: Duration = Duration::from_secs(24 * 3600);
 
     /// Redis in front of PostgreSQL, at [`Level::Durable`].
     #[must_use]
@@ -105,9 +149,20 @@ impl Tiered {
     }
 
     fn assemble(redis: RedisStore, postgres: PostgresStore, settings: Settings) -> Self {
+        let cache = Copies::new(&redis, Self::CACHE_TIMEOUT);
+        #[cfg(feature = "journal")]
+        let (postgres, replayer) = match &settings.level {
+            Level::DurableOrJournal(journal) => {
+                let postgres = postgres.remembering(Self::REMEMBER);
+                let (journal, cache) = (journal.clone(), cache.clone());
+                let replayer = Replayer::start(journal, postgres.clone(), cache);
+                (postgres, Some(replayer))
+            }
+            _ => (postgres, None),
+        };
         Self {
             inner: Arc::new(Inner {
-                cache: Copies::new(&redis, Self::CACHE_TIMEOUT),
+                cache,
                 redis: match settings.level {
                     Level::Replicated(replicas) => redis.replicated(replicas),
                     _ => redis,
@@ -117,6 +172,10 @@ impl Tiered {
                 redis_pause: Pause::new(Self::PAUSE),
                 postgres_pause: Pause::new(Self::PAUSE),
                 burials: Mutex::default(),
+                #[cfg(feature = "journal")]
+                ahead: Mutex::default(),
+                #[cfg(feature = "journal")]
+                _replayer: replayer,
             }),
         }
     }
@@ -129,6 +188,9 @@ impl Tiered {
     }
 
     /// What an acknowledged commit means. Default: [`Level::Durable`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with a level that has a journal: a task replays it for as long as this store lives.
     #[must_use]
     pub fn level(self, level: Level) -> Self {
         self.with(|settings| settings.level = level)
@@ -185,24 +247,12 @@ impl Store for Tiered {
         if self.is_cache_only() {
             return self.inner.redis.commit(commit).await;
         }
-        let (key, after) = (commit.key, commit.key_after());
-        let outcome = self.inner.postgres.commit(commit).await?;
-        match &outcome {
-            Outcome::Committed(record) => {
-                if key != after {
-                    self.inner
-                        .tell(Ended::rotated(key, ROTATION_GRACE, Duration::ZERO))
-                        .await;
-                }
-                self.inner.keep(after, record).await;
-            }
-            Outcome::Gone(gone) => self.inner.note_end(key, gone).await,
-            Outcome::Superseded => {
-                let seen = Ended::rotated(key, ROTATION_GRACE, Duration::ZERO);
-                self.inner.tell(seen).await;
-            }
-            _ => {}
+        #[cfg(feature = "journal")]
+        if let Level::DurableOrJournal(journal) = &self.inner.settings.level {
+            return self.inner.commit_or_journal(commit, journal).await;
         }
+        let outcome = self.inner.postgres.commit(commit.clone()).await?;
+        self.inner.committed(&commit, &outcome).await;
         Ok(outcome)
     }
 
@@ -210,14 +260,12 @@ impl Store for Tiered {
         if self.is_cache_only() {
             return self.inner.redis.destroy(key).await;
         }
+        #[cfg(feature = "journal")]
+        if let Level::DurableOrJournal(journal) = &self.inner.settings.level {
+            return self.inner.destroy_or_journal(key, journal).await;
+        }
         let ended = self.inner.postgres.end(key, None).await?;
-        if !ended.contains(&key) {
-            // It had ended already, maybe by a sign-out of which Redis was not told.
-            self.inner.tell(Ended::Copy(key)).await;
-        }
-        for key in ended {
-            self.inner.bury(key).await;
-        }
+        self.inner.ended(key, ended).await;
         Ok(())
     }
 
