@@ -362,7 +362,8 @@ impl Builder {
     }
 
     /// Connections to a new primary that are made at once, one after the other, before anybody asks for them; never more than
-    /// `pool_size`. Default 4: as many as may be made at the same time. 0 makes none.
+    /// `pool_size`. When the primary is lost, the same to each of the replicas of whom one will follow it, and as many as there are
+    /// requests that wait for that, up to `replica_pool_size`. Default 4: as many as may be made at the same time. 0 makes none.
     #[must_use]
     pub fn warm_connections(mut self, connections: usize) -> Self {
         self.settings.warm = connections;

@@ -105,8 +105,8 @@ pub(crate) async fn lend_primary(
             None => Admitted::default(),
         };
         let needed = token.map_or(0, |token| token.need().timeline);
-        let chosen = core.primary(reserved, needed).await?;
-        if token.is_none() || chosen.view.timeline == timeline {
+        let judged = token.map(|_| timeline);
+        if let Some(chosen) = core.primary(reserved, needed, judged).await? {
             return Ok(chosen.lend(core, causal, write));
         }
     }

@@ -93,7 +93,11 @@ impl Core {
         };
         let pool = match view.primary {
             _ if reserved => &member.reserved,
-            Ok(primary) if primary == index => &member.pool,
+            Ok(primary) if primary == index => {
+                // What came back to the other pool since the role changed.
+                member.hand_over(true);
+                &member.pool
+            }
             _ => &member.replica_pool,
         };
         member
@@ -140,11 +144,15 @@ impl Core {
     }
 
     /// A connection to the primary, a reserved one if `reserved`, and by what it was chosen. Waits until `write_wait` has passed.
+    ///
+    /// Nothing, if somebody's token was judged while `judged` was the newest timeline, and the primary is of another one: it has to be judged
+    /// again, and meanwhile keeps nobody from a connection.
     pub(crate) async fn primary(
         &self,
         reserved: bool,
         needed_timeline: u32,
-    ) -> Result<Chosen, Error> {
+        judged: Option<u32>,
+    ) -> Result<Option<Chosen>, Error> {
         let limit = self.settings.write_wait;
         let end = after(limit);
         let mut turns = self.turns();
@@ -157,13 +165,16 @@ impl Core {
             let mut pause = end;
             let reason = match view.primary {
                 Ok(index) if view.timeline >= needed_timeline => {
+                    if judged.is_some_and(|judged| judged != view.timeline) {
+                        return Ok(None);
+                    }
                     match self.lend_by(&view, index, reserved, end).await {
                         Some(Ok(object)) => {
-                            return Ok(Chosen {
+                            return Ok(Some(Chosen {
                                 view,
                                 index,
                                 object,
-                            });
+                            }));
                         }
                         Some(Err(full @ Error::Pool { .. })) => return Err(full),
                         Some(Err(error)) => {

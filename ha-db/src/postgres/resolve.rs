@@ -158,7 +158,10 @@ impl Router {
         const TIMELINE: &str =
             "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
         let core = &self.core;
-        let chosen = core.primary(false, doubt.mark.timeline).await?;
+        let chosen = core.primary(false, doubt.mark.timeline, None).await?;
+        let Some(chosen) = chosen else {
+            return Ok(Judgement::Wait);
+        };
         let life = chosen.object.life;
         let lease = chosen.lend(core, None, false);
         let limit = core.settings.connect_timeout;

@@ -1,6 +1,7 @@
 //! Connections to a new primary, made before they are asked for.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -59,7 +60,14 @@ pub(crate) async fn run(core: Arc<Core>) {
                     node.role == Role::Replica && node.timeline == Some(view.timeline)
                 }
             });
-            let warming = join_all(all.map(|index| warm_up(&core, &view, index)));
+            let interval = core.settings.probe_interval;
+            let spread = match cause {
+                Cause::New => interval,
+                // A promotion may take less than an interval, and no server begins its life with this.
+                Cause::Lost => interval / 4,
+            };
+            let warming = all.map(|index| warm_up(&core, &view, index, cause, spread));
+            let warming = join_all(warming);
             let other = turns.wait_for(|_| core.view.load().primary != view.primary);
             tokio::select! {
                 _ = warming => {}
@@ -72,12 +80,18 @@ pub(crate) async fn run(core: Arc<Core>) {
     }
 }
 
-async fn warm_up(core: &Core, view: &Snapshot, index: usize) {
+async fn warm_up(core: &Core, view: &Snapshot, index: usize, cause: Cause, spread: Duration) {
     // Many routers learn of it within one probe's time; they spread over another.
-    let spread = u64::try_from(core.settings.probe_interval.as_micros()).unwrap_or(u64::MAX);
+    let spread = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX);
     tokio::time::sleep(Duration::from_micros(fastrand::u64(0..=spread))).await;
+    let enough = || match (core.settings.warm, cause) {
+        (0, _) => 0,
+        (warm, Cause::New) => warm,
+        // Whoever waits wants one of the new primary.
+        (warm, Cause::Lost) => warm.max(core.waiting.load(Ordering::Relaxed)),
+    };
     let mut held = Vec::new();
-    while held.len() < core.settings.warm {
+    while held.len() < enough() {
         match core.checkout(view, index, Duration::ZERO).await {
             Ok(object) => held.push(object),
             // It is in use already, or the node has changed again.
