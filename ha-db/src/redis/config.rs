@@ -181,8 +181,9 @@ impl Builder {
         self
     }
 
-    /// How many commands in a row may stay unanswered before the node is given up; default 3, so that one slow script does
-    /// not cost the connection.
+    /// How many commands in a row may stay unanswered before the node is given up, and for how many
+    /// [`command_timeout`](Self::command_timeout)s nothing at all; default 3, so that one slow script does not cost the connection, however many
+    /// wait behind it.
     pub fn timeouts_in_a_row(mut self, count: u32) -> Self {
         self.timeouts_in_a_row = count;
         self
@@ -238,9 +239,15 @@ impl Builder {
 
     pub(super) fn check(self) -> Result<Config, ConfigError> {
         let servers = self.servers()?;
-        ValueError::positive("command_timeout", self.command_timeout)?;
-        ValueError::positive("connect_timeout", self.connect_timeout)?;
-        ValueError::positive("check_interval", self.check_interval)?;
+        for (field, value) in [
+            ("command_timeout", self.command_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("check_interval", self.check_interval),
+        ] {
+            ValueError::positive(field, value)?;
+            ValueError::at_most_a_day(field, value)?;
+        }
+        ValueError::at_most_a_day("failover_hold", self.failover_hold)?;
         ValueError::at_least_one("timeouts_in_a_row", self.timeouts_in_a_row)?;
         for (field, count) in [
             ("max_waiting", self.max_waiting),
@@ -334,6 +341,14 @@ mod tests {
             (
                 node().connect_timeout(Duration::ZERO),
                 "connect_timeout is 0ns",
+            ),
+            (
+                node().command_timeout(Duration::MAX),
+                "must not be longer than a day",
+            ),
+            (
+                node().failover_hold(Duration::MAX),
+                "must not be longer than a day",
             ),
             (
                 node().check_interval(Duration::ZERO),

@@ -16,6 +16,7 @@ use super::cluster::keys::{self, Place};
 use super::config::{Builder, Config, Servers};
 use super::error::{ConfigError, Error, Failure, NotSent, Unknown};
 use super::follow::{self, Outcome};
+use super::seat::Guarded;
 use super::shared::Shared;
 use super::status::Status;
 use super::supervisor::{self, Finder};
@@ -25,6 +26,8 @@ use super::{cluster, url};
 const FREE_HOPS: u32 = 2;
 /// The longest such pause: a slot that moves is settled within moments.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// Longer deadlines are slips of units, and an instant has an end.
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Ends the background tasks with the last handle.
 struct Tasks {
@@ -107,11 +110,11 @@ impl Connection {
         }
     }
 
-    /// The same connection with another deadline for its commands.
+    /// The same connection with another deadline for its commands; a day at most.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
-            timeout,
+            timeout: timeout.min(A_DAY),
             ..self.clone()
         }
     }
@@ -167,6 +170,7 @@ impl Connection {
 
     /// Runs a pipeline on the master, as one transaction where it is [`atomic`](redis::Pipeline::atomic). In a cluster all its keys have
     /// to be in one slot. It is sent again by itself only when none of it has run: a transaction that was aborted, or every command refused.
+    /// `WAIT` behind the writes, in a pipeline that is not atomic, says how many replicas have them; see the [module](super).
     ///
     /// # Errors
     /// As [`run`](Self::run). After [`Error::Server`] other commands of a pipeline that is not atomic may have run.
@@ -184,8 +188,11 @@ impl Connection {
                 pipeline.query_async::<Value>(&mut link).await
             }
         };
-        let commands = pipeline.cmd_iter().count();
-        let again = |error: &RedisError| follow::nothing_ran(error, commands);
+        let again = |error: &RedisError| {
+            let acting = pipeline.cmd_iter().enumerate();
+            let acting = acting.filter(|(_, command)| !keys::waits(command));
+            follow::nothing_ran(error, acting.map(|(at, _)| at))
+        };
         let place = self.place(|| keys::of_pipeline(pipeline));
         read(self.perform(place, again, send).await?)
     }
@@ -234,22 +241,25 @@ impl Connection {
                 None => (shared.wait(place, start, deadline).await?, false),
             };
             let under_way = shared.enter(start)?;
+            let sent = Instant::now();
             let sending = timeout_at(deadline, send(held.lease.link.commands.clone(), asking));
             let error = match held.lease.guard(sending).await {
-                Ok(Ok(Ok(value))) => {
-                    shared.observe(&held, &Outcome::Answered);
+                Guarded::Done(Ok(Ok(value))) => {
+                    shared.observe(&held, &Outcome::Answered, sent);
                     return Ok(value);
                 }
-                Ok(Ok(Err(error))) => error,
-                Ok(Err(_elapsed)) => {
-                    shared.observe(&held, &Outcome::TimedOut);
+                Guarded::Done(Ok(Err(error))) => error,
+                Guarded::Done(Err(_elapsed)) => {
+                    shared.observe(&held, &Outcome::TimedOut, sent);
                     return unknown(Unknown::TimedOut, None);
                 }
-                Err(reason) => return unknown(Unknown::Demoted(reason), None),
+                // The node was given up since it was looked up: there is another one, or will be.
+                Guarded::NotBegun => continue,
+                Guarded::Revoked(reason) => return unknown(Unknown::Demoted(reason), None),
             };
             drop(under_way);
             let outcome = follow::classify(&error);
-            shared.observe(&held, &outcome);
+            shared.observe(&held, &outcome, sent);
             match outcome {
                 Outcome::TimedOut => return unknown(Unknown::TimedOut, Some(error)),
                 Outcome::Broken => return unknown(Unknown::Broken, Some(error)),
@@ -273,7 +283,8 @@ impl Connection {
                     };
                     if !reachable || tries > FREE_HOPS {
                         let pause = Duration::from_millis(1 << tries.min(6)).min(LONGEST_PAUSE);
-                        shared.change_or(deadline.min(Instant::now() + pause)).await;
+                        let until = deadline.min(Instant::now() + pause);
+                        shared.change_or(until, start).await?;
                     }
                     if Instant::now() >= deadline {
                         let cause = Failure::Link {
@@ -293,7 +304,8 @@ impl Connection {
         }
     }
 
-    /// Waits until a master is connected, or in a cluster the owner of every slot. For start-up and tests; commands wait by themselves.
+    /// Waits until a master is connected, or in a cluster the owner of every slot, for a day at most. For start-up and tests; commands wait by
+    /// themselves.
     ///
     /// # Errors
     /// [`Error::NotSent`] when there is none within `limit`; [`Error::failure`] says why.
@@ -302,7 +314,9 @@ impl Connection {
     /// Cancel safe.
     pub async fn ready(&self, limit: Duration) -> Result<(), Error> {
         let start = Instant::now();
-        self.shared.wait_ready(start, start + limit).await
+        self.shared
+            .wait_ready(start, start + limit.min(A_DAY))
+            .await
     }
 
     /// What the connection knows and does right now.

@@ -105,11 +105,10 @@ impl Dialer {
         login: &Login,
         greeting: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, Failure> {
-        self.within(address, greeting).await?.map_err(|error| {
-            match refused(address, login, error) {
-                Failure::Link { address, source } => Failure::Greeting { address, source },
-                other => other,
-            }
+        let greeted = self.step(address, Step::Login, greeting).await?;
+        greeted.map_err(|error| match refused(address, login, error) {
+            Failure::Link { address, source } => Failure::Greeting { address, source },
+            other => other,
         })
     }
 

@@ -271,8 +271,8 @@ pub enum Step {
     /// The TLS handshake. A server that is frozen does not answer it, and neither does a port without TLS.
     #[error("TLS handshake; a port without TLS does not answer it")]
     Tls,
-    /// The login.
-    #[error("login")]
+    /// The greeting, with the login where there is one.
+    #[error("greeting")]
     Login,
     /// A question after it.
     #[error("question")]

@@ -2,6 +2,7 @@
 //! socket, no task.
 
 use std::fmt;
+use std::time::Duration;
 
 use ::redis::{ErrorKind, RedisError, ServerError, ServerErrorKind};
 use serde::Serialize;
@@ -113,23 +114,47 @@ fn refusal(error: &ServerError) -> Option<Outcome> {
     })
 }
 
-/// Whether none of the `commands` of a pipeline has run: it was a transaction that was aborted, or each was refused.
-pub(crate) fn nothing_ran(error: &RedisError, commands: usize) -> bool {
+/// Whether none of these `commands` of a pipeline, by their places in it, has run: it was a transaction that was aborted, or each was
+/// refused.
+pub(crate) fn nothing_ran(error: &RedisError, mut commands: impl Iterator<Item = usize>) -> bool {
     if error.kind() == ErrorKind::Server(ServerErrorKind::ExecAbort) {
         return true;
     }
-    error.clone().into_server_errors().is_some_and(|errors| {
-        errors.len() >= commands && errors.iter().all(|(_, error)| refusal(error).is_some())
-    })
+    let Some(errors) = error.clone().into_server_errors() else {
+        return false;
+    };
+    let refused = |command: usize| {
+        let mut errors = errors.iter();
+        errors.any(|(at, error)| *at == command && refusal(error).is_some())
+    };
+    commands.all(refused)
 }
 
-/// Whether the node has to be given up now. `timeouts` counts the unanswered commands in a row, this one included.
-pub(crate) fn give_up(outcome: &Outcome, timeouts: u32, limit: u32) -> Option<Reason> {
+/// What has not been answered, in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Silence {
+    /// How many commands, the last one included.
+    pub(crate) commands: u32,
+    /// Since the first of them was sent.
+    pub(crate) lasted: Duration,
+}
+
+/// Whether the node has to be given up now. After as many unanswered commands as `limit` says, and only once it has been silent for as long as
+/// that many take one after the other: many that are under way at once say no more than one.
+pub(crate) fn give_up(
+    outcome: &Outcome,
+    silence: Silence,
+    limit: u32,
+    timeout: Duration,
+) -> Option<Reason> {
     match outcome {
         Outcome::Answered | Outcome::Redirected { .. } | Outcome::NotNow => None,
         Outcome::Broken => Some(Reason::Io),
         Outcome::Refused(reason) => Some(*reason),
-        Outcome::TimedOut => (timeouts >= limit).then_some(Reason::Timeouts),
+        Outcome::TimedOut => {
+            let long = silence.lasted >= timeout.saturating_mul(limit);
+            (silence.commands >= limit && long).then_some(Reason::Timeouts)
+        }
     }
 }
 
@@ -140,7 +165,7 @@ pub(crate) struct Answer {
     pub(crate) master: String,
     /// Version of this Sentinel's view; a completed failover raises it.
     pub(crate) epoch: u64,
-    /// This Sentinel leads a failover right now.
+    /// This Sentinel leads a failover right now, and does not say yet who the new master is.
     pub(crate) failing_over: bool,
 }
 
@@ -165,40 +190,63 @@ pub(crate) enum Choice {
 /// still names the old master. Only when a majority of the configured Sentinels answers and none of them knows the
 /// newer epoch were they reset, and the count starts over. `hold` is false once a failover has been waited for long
 /// enough.
+///
+/// The Sentinel that leads a failover takes the new epoch as soon as a replica is promoted, and goes on to name the old master until all
+/// replicas follow the new one, for minutes where one does not. So whoever does not lead, and names another at that epoch, is right; and the
+/// leader alone, with an epoch that is news, says that the old master is over and not who comes after it.
 pub(crate) fn choose(answers: &[Answer], configured: usize, known: u64, hold: bool) -> Choice {
-    let Some(newest) = answers.iter().max_by_key(|answer| answer.epoch) else {
+    let Some(epoch) = answers.iter().map(|answer| answer.epoch).max() else {
         return Choice::Nobody;
     };
-    if newest.epoch < known && answers.len() * 2 <= configured {
+    if epoch < known && answers.len() * 2 <= configured {
         return Choice::Nobody;
     }
-    let failing_over = answers
-        .iter()
-        .any(|answer| answer.failing_over && answer.epoch == newest.epoch);
-    if failing_over && hold {
-        return Choice::Hold;
+    let newest = answers.iter().filter(|answer| answer.epoch == epoch);
+    let (leaders, others): (Vec<&Answer>, Vec<&Answer>) =
+        newest.partition(|answer| answer.failing_over);
+    let is_led_away = |answer: &&&Answer| leaders.iter().all(|led| led.master != answer.master);
+    if let Some(promoted) = others.iter().find(is_led_away) {
+        return Choice::Use {
+            master: promoted.master.clone(),
+            epoch,
+            settled: true,
+        };
     }
-    Choice::Use {
-        master: newest.master.clone(),
-        epoch: newest.epoch,
-        settled: !failing_over,
+    match leaders.first() {
+        Some(_) if hold || (others.is_empty() && epoch > known) => Choice::Hold,
+        Some(led) => Choice::Use {
+            master: led.master.clone(),
+            epoch,
+            settled: false,
+        },
+        None => Choice::Nobody,
     }
 }
 
-/// Reads the reply to `SENTINEL MASTER`, a flat list of names and values.
-pub(crate) fn parse_master(fields: &[String]) -> Option<Answer> {
+/// Whether enough of the Sentinels have answered that the rest need not be waited for, beyond a moment: most of those that can be heard are, and
+/// with a dead host this may be all there is.
+pub(crate) fn is_quorum(answered: usize, configured: usize) -> bool {
+    answered * 2 > configured
+}
+
+/// Reads the reply to `SENTINEL MASTER`, a flat list of names and values, and the one to `SENTINEL GET-MASTER-ADDR-BY-NAME`, where there is
+/// one. The latter names the promoted replica while the former still names the old master.
+pub(crate) fn parse_master(fields: &[String], by_name: Option<(String, u16)>) -> Option<Answer> {
     let field = |name: &str| {
         fields
             .chunks_exact(2)
             .find(|pair| pair[0] == name)
             .map(|pair| pair[1].as_str())
     };
+    let watched = address(field("ip")?, field("port")?.parse().ok()?);
+    let promoted = by_name
+        .map(|(host, port)| address(&host, port))
+        .filter(|named| *named != watched);
+    let mut flags = field("flags")?.split(',');
     Some(Answer {
-        master: address(field("ip")?, field("port")?.parse().ok()?),
         epoch: field("config-epoch")?.parse().ok()?,
-        failing_over: field("flags")?
-            .split(',')
-            .any(|flag| flag == "failover_in_progress"),
+        failing_over: promoted.is_none() && flags.any(|flag| flag == "failover_in_progress"),
+        master: promoted.unwrap_or(watched),
     })
 }
 
@@ -301,26 +349,41 @@ mod tests {
                 .unwrap_err();
             let to = to.to_owned();
             assert_eq!(classify(&error), Outcome::Redirected { to, asking });
-            assert!(nothing_ran(&error, 1));
-            assert!(!nothing_ran(&error, 2), "the other may have run");
+            assert!(nothing_ran(&error, 0..1));
+            assert!(!nothing_ran(&error, 0..2), "the other may have run");
         }
     }
 
     #[test]
     fn a_node_is_given_up_at_once_or_after_timeouts_in_a_row() {
-        let limit = 3;
-        for (outcome, timeouts, expected) in [
-            (Outcome::Answered, 0, None),
-            (Outcome::Answered, 9, None),
-            (Outcome::TimedOut, 1, None),
-            (Outcome::TimedOut, 2, None),
-            (Outcome::TimedOut, 3, Some(Reason::Timeouts)),
-            (Outcome::TimedOut, 4, Some(Reason::Timeouts)),
-            (Outcome::Broken, 0, Some(Reason::Io)),
-            (Outcome::Refused(Reason::Loading), 0, Some(Reason::Loading)),
+        let timeout = Duration::from_millis(500);
+        let silent = |commands, lasted| Silence {
+            commands,
+            lasted: Duration::from_millis(lasted),
+        };
+        let timed_out = Some(Reason::Timeouts);
+        for (outcome, silence, expected) in [
+            (Outcome::Answered, silent(0, 0), None),
+            (Outcome::Answered, silent(9, 9000), None),
+            (Outcome::TimedOut, silent(1, 500), None),
+            (Outcome::TimedOut, silent(2, 9000), None),
+            (Outcome::TimedOut, silent(3, 1500), timed_out),
+            // At once behind one slow script, or with a deadline of their own: that says nothing.
+            (Outcome::TimedOut, silent(3, 500), None),
+            (Outcome::TimedOut, silent(900, 1499), None),
+            (Outcome::TimedOut, silent(900, 1500), timed_out),
+            (Outcome::Broken, silent(0, 0), Some(Reason::Io)),
+            (
+                Outcome::Refused(Reason::Loading),
+                silent(0, 0),
+                Some(Reason::Loading),
+            ),
         ] {
-            assert_eq!(give_up(&outcome, timeouts, limit), expected, "{outcome:?}");
+            let found = give_up(&outcome, silence, 3, timeout);
+            assert_eq!(found, expected, "{outcome:?} {silence:?}");
         }
+        let impatient = give_up(&Outcome::TimedOut, silent(1, 500), 1, timeout);
+        assert_eq!(impatient, timed_out);
     }
 
     #[test]
@@ -377,17 +440,55 @@ mod tests {
     }
 
     #[test]
+    fn who_leads_a_failover_names_the_old_master_and_is_not_asked_for_the_new_one() {
+        let leader = Answer {
+            failing_over: true,
+            ..answer("a:1", 5)
+        };
+        let told = answer("b:1", 5);
+        let behind = answer("a:1", 4);
+        let mut astray = 0;
+        // Whatever the order, and whether or not commands are held back.
+        for answers in [
+            vec![leader.clone(), told.clone(), behind.clone()],
+            vec![told.clone(), behind.clone(), leader.clone()],
+            vec![behind.clone(), leader.clone(), told.clone()],
+        ] {
+            for hold in [true, false] {
+                assert_eq!(choose(&answers, 3, 4, hold), used("b:1", 5));
+                assert_eq!(choose(&answers, 3, 5, hold), used("b:1", 5), "connected");
+            }
+            // The control: any of the highest epoch, whoever says it.
+            let naive = answers.iter().max_by_key(|answer| answer.epoch);
+            astray += u32::from(naive.unwrap().master != "b:1");
+        }
+        assert!(astray > 0);
+        let alone = [behind, leader];
+        assert_eq!(choose(&alone, 3, 4, true), Choice::Hold);
+        assert_eq!(
+            choose(&alone, 3, 4, false),
+            Choice::Hold,
+            "promoted, but who"
+        );
+    }
+
+    #[test]
     fn the_reply_of_sentinel_master_is_read_by_name() {
         let fields = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let good =
             "name m ip 10.0.0.1 port 6379 flags master,o_down,failover_in_progress config-epoch 7";
+        let led = Answer {
+            master: "10.0.0.1:6379".into(),
+            epoch: 7,
+            failing_over: true,
+        };
+        assert_eq!(parse_master(&fields(good), None), Some(led.clone()));
+        let same = Some(("10.0.0.1".to_owned(), 6379));
+        assert_eq!(parse_master(&fields(good), same), Some(led));
+        let promoted = Some(("10.0.0.2".to_owned(), 6379));
         assert_eq!(
-            parse_master(&fields(good)),
-            Some(Answer {
-                master: "10.0.0.1:6379".into(),
-                epoch: 7,
-                failing_over: true
-            })
+            parse_master(&fields(good), promoted),
+            Some(answer("10.0.0.2:6379", 7))
         );
         for bad in [
             "",
@@ -396,10 +497,13 @@ mod tests {
             "ip 10.0.0.1 port 70000 flags master config-epoch 7",
             "ip 10.0.0.1 port 1 flags master",
         ] {
-            assert_eq!(parse_master(&fields(bad)), None, "{bad}");
+            assert_eq!(parse_master(&fields(bad), None), None, "{bad}");
         }
         let six = "ip ::1 port 6379 flags master config-epoch 0";
-        assert_eq!(parse_master(&fields(six)).unwrap().master, "[::1]:6379");
+        assert_eq!(
+            parse_master(&fields(six), None).unwrap().master,
+            "[::1]:6379"
+        );
     }
 
     #[test]

@@ -27,10 +27,32 @@
 //! deadline. The driver's own cluster connection sends a command again after a broken link, so that an `INCR` may be applied twice; this one says
 //! [`Error::Unknown`].
 //!
-//! A command that is about every node (`KEYS`, `SCAN`, `FLUSHALL`) or about keys in several slots is refused before it is sent.
+//! A command that is about every node (`KEYS`, `SCAN`, `FLUSHALL`, `CONFIG SET`, `FUNCTION LOAD`) or about keys in several slots is refused
+//! before it is sent.
+//!
+//! # Writes that outlive the master
+//! A write with `WAIT` behind it, in one [`pipeline`](Connection::pipeline), says how many replicas have it. With one, the loss of the
+//! master does not lose it, as long as the Sentinels, or the nodes of the cluster, promote the replica that has most. With none in time, it is
+//! there and may be lost, like any other. The link stands still while it waits, for everybody who shares it: about one exchange with the
+//! replica. Give such writes a connection of their own.
+//!
+//! ```no_run
+//! use ha_db::redis::{Connection, driver};
+//!
+//! # async fn example(redis: Connection) -> Result<(), Box<dyn std::error::Error>> {
+//! let mut write = driver::pipe();
+//! write.cmd("SET").arg("order:7").arg("paid").ignore();
+//! write.cmd("WAIT").arg(1).arg(250); // replicas, and milliseconds: fewer than the deadline of a command
+//! let (copies,): (u64,) = redis.pipeline(&write).await?;
+//! if copies == 0 {
+//!     println!("written, on the master alone");
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What it does not do
-//! Redis replicates asynchronously: a write that the master acknowledged and did not replicate before it died is lost. So is one
+//! Redis replicates asynchronously: a write that the master acknowledged and did not replicate before it died is lost, unless it waited as above. So is one
 //! that a partitioned client gives to a partitioned master before the first Sentinel is heard
 //! (`min-replicas-to-write` on the servers bounds that). Keep what must not be lost in PostgreSQL as well. Blocking commands
 //! (`BLPOP`, `SUBSCRIBE`) do not belong on a shared connection.
@@ -46,7 +68,8 @@
 //!
 //! # What a user needs
 //! With ACLs, the user's commands, `ROLE` and `PING`; in a cluster `CLUSTER|NODES`; the Sentinels' user `SENTINEL|MASTER`, `SUBSCRIBE` to
-//! `+switch-master` and `+try-failover`, and `PING`. [`Failure::NotAllowed`] says what is missing.
+//! `+switch-master` and `+try-failover`, and `PING`. With `SENTINEL|GET-MASTER-ADDR-BY-NAME` as well a new master is known as soon as the
+//! Sentinel that leads the failover has promoted it. [`Failure::NotAllowed`] says what is missing.
 //!
 //! ```no_run
 //! use ha_db::redis::{Connection, driver};

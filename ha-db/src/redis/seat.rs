@@ -1,12 +1,14 @@
 //! The place of one master: the lease of the connection in use, and what a command's outcome does to it.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::config::Config;
 use super::dial::Link;
 use super::error::Failure;
 use super::follow::{self, Outcome, Reason};
@@ -16,7 +18,9 @@ pub(super) struct Lease {
     pub(super) link: Link,
     pub(super) master: String,
     pub(super) epoch: u64,
-    timeouts: AtomicU32,
+    /// Whether there is a silence, so that an answer need not take the lock. Written under it.
+    is_silent: AtomicBool,
+    silence: Mutex<Option<Silence>>,
     revoked: OnceLock<Reason>,
     revoking: Notify,
 }
@@ -27,7 +31,8 @@ impl Lease {
             link,
             master,
             epoch,
-            timeouts: AtomicU32::new(0),
+            is_silent: AtomicBool::new(false),
+            silence: Mutex::new(None),
             revoked: OnceLock::new(),
             revoking: Notify::new(),
         }
@@ -40,13 +45,13 @@ impl Lease {
     }
 
     /// Runs `sending` until it ends or the lease is revoked.
-    pub(super) async fn guard<T>(&self, sending: impl Future<Output = T>) -> Result<T, Reason> {
+    pub(super) async fn guard<T>(&self, sending: impl Future<Output = T>) -> Guarded<T> {
         let revoking = self.revoking.notified();
         tokio::pin!(revoking, sending);
         // Registered before the flag is read, or a revocation in between would be missed.
         revoking.as_mut().enable();
-        if let Some(reason) = self.revoked.get() {
-            return Err(*reason);
+        if self.revoked.get().is_some() {
+            return Guarded::NotBegun;
         }
         let answer = tokio::select! {
             biased;
@@ -54,11 +59,50 @@ impl Lease {
             answer = sending => Some(answer),
         };
         match (self.revoked.get(), answer) {
-            (Some(reason), _) => Err(*reason),
-            (None, Some(answer)) => Ok(answer),
-            (None, None) => Err(Reason::Io),
+            (Some(reason), _) => Guarded::Revoked(*reason),
+            (None, Some(answer)) => Guarded::Done(answer),
+            (None, None) => Guarded::Revoked(Reason::Io),
         }
     }
+
+    /// What has not been answered in a row, with what was sent at `sent` and timed out.
+    fn timed_out(&self, sent: Instant) -> follow::Silence {
+        let mut silence = lock(&self.silence);
+        self.is_silent.store(true, Ordering::Relaxed);
+        let (commands, since) = match *silence {
+            Some(Silence { commands, since }) => (commands, since.min(sent)),
+            None => (0, sent),
+        };
+        let commands = commands.saturating_add(1);
+        *silence = Some(Silence { commands, since });
+        follow::Silence {
+            commands,
+            lasted: since.elapsed(),
+        }
+    }
+
+    fn answered(&self) {
+        if self.is_silent.load(Ordering::Relaxed) {
+            let mut silence = lock(&self.silence);
+            self.is_silent.store(false, Ordering::Relaxed);
+            *silence = None;
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Silence {
+    commands: u32,
+    since: Instant,
+}
+
+/// What came of something that was to run under a lease.
+pub(super) enum Guarded<T> {
+    Done(T),
+    /// The lease was revoked before anything was sent.
+    NotBegun,
+    /// It was revoked while an answer was waited for.
+    Revoked(Reason),
 }
 
 /// Where a master's lease is, while there is one.
@@ -141,18 +185,22 @@ impl Seat {
         }
     }
 
-    /// Takes in what a command on `lease` came to; whether that cost the lease.
-    pub(super) fn observe(&self, lease: &Arc<Lease>, outcome: &Outcome, limit: u32) -> bool {
-        let timeouts = match outcome {
-            Outcome::TimedOut => lease.timeouts.fetch_add(1, Ordering::Relaxed) + 1,
-            _ => {
-                if lease.timeouts.load(Ordering::Relaxed) != 0 {
-                    lease.timeouts.store(0, Ordering::Relaxed);
-                }
-                0
-            }
+    /// Takes in what a command that was sent at `sent` on `lease` came to; whether that cost the lease.
+    pub(super) fn observe(
+        &self,
+        lease: &Arc<Lease>,
+        outcome: &Outcome,
+        sent: Instant,
+        config: &Config,
+    ) -> bool {
+        let silence = if *outcome == Outcome::TimedOut {
+            lease.timed_out(sent)
+        } else {
+            lease.answered();
+            follow::Silence::default()
         };
-        match follow::give_up(outcome, timeouts, limit) {
+        let (limit, timeout) = (config.timeouts_in_a_row, config.command_timeout);
+        match follow::give_up(outcome, silence, limit, timeout) {
             Some(reason) => self.give_up(lease, reason),
             None => false,
         }

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ::redis::RedisResult;
 use ::redis::aio::PubSub;
 
 use super::config::Config;
@@ -11,6 +12,9 @@ use super::error::Failure;
 use super::follow::{self, Answer};
 use super::seat::lock;
 use super::status::SentinelStatus;
+
+/// What it answers to both questions.
+type Replies = (RedisResult<Vec<String>>, RedisResult<Option<(String, u16)>>);
 
 /// A Sentinel that was configured.
 pub(super) struct Sentinel {
@@ -57,24 +61,28 @@ impl Sentinel {
             Some(link) => link,
             None => config.dialer.link(&self.address, login, 0).await?,
         };
-        let mut command = ::redis::cmd("SENTINEL");
-        let asking = command
-            .arg("MASTER")
-            .arg(name)
-            .query_async::<Vec<String>>(&mut link.commands);
-        let reply = config.dialer.within(&self.address, asking).await?;
+        // In this order: whom the second names is at least as new as what the first says.
+        let mut questions = ::redis::pipe();
+        questions.ignore_errors();
+        for question in ["MASTER", "GET-MASTER-ADDR-BY-NAME"] {
+            questions.cmd("SENTINEL").arg(question).arg(name);
+        }
+        let asking = questions.query_async::<Replies>(&mut link.commands);
+        let replies = config.dialer.within(&self.address, asking).await?;
         let unknown = || Failure::UnknownMaster {
             name: name.to_owned(),
             sentinel: self.address.clone(),
         };
-        let fields = match reply {
+        let (fields, by_name) = replies.map_err(|error| refused(&self.address, login, error))?;
+        let fields = match fields {
             Ok(fields) => fields,
             // ERR No such master with that name
             Err(error) if error.to_string().contains("No such master") => return Err(unknown()),
             Err(error) => return Err(refused(&self.address, login, error)),
         };
         *lock(&self.link) = Some(link);
-        follow::parse_master(&fields).ok_or_else(unknown)
+        // A user who may not ask the second question does without.
+        follow::parse_master(&fields, by_name.ok().flatten()).ok_or_else(unknown)
     }
 
     /// Subscribes to the announcements about masters.

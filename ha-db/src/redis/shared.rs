@@ -80,10 +80,9 @@ impl Shared {
         }
     }
 
-    /// Takes in what a command came to.
-    pub(super) fn observe(&self, held: &Held, outcome: &Outcome) {
-        let limit = self.config.timeouts_in_a_row;
-        let lost = held.seat.observe(&held.lease, outcome, limit);
+    /// Takes in what a command that was sent at `sent` came to.
+    pub(super) fn observe(&self, held: &Held, outcome: &Outcome, sent: Instant) {
+        let lost = held.seat.observe(&held.lease, outcome, sent, &self.config);
         if lost || *outcome != Outcome::Answered {
             self.look_again();
         }
@@ -161,6 +160,17 @@ impl Shared {
         }
     }
 
+    /// One of the places among the commands that wait.
+    fn queue(
+        &self,
+        start: Instant,
+        why_not: impl Fn() -> Option<Arc<Failure>>,
+    ) -> Result<Taken<'_>, Error> {
+        let limit = self.config.max_waiting;
+        Taken::take(&self.waiting, limit)
+            .ok_or_else(|| self.refuse(NotSent::Overloaded { limit }, start, why_not()))
+    }
+
     async fn wait_for<T>(
         &self,
         start: Instant,
@@ -168,10 +178,7 @@ impl Shared {
         find: impl Fn() -> Option<T>,
         why_not: impl Fn() -> Option<Arc<Failure>>,
     ) -> Result<T, Error> {
-        let limit = self.config.max_waiting;
-        let Some(_place) = Taken::take(&self.waiting, limit) else {
-            return Err(self.refuse(NotSent::Overloaded { limit }, start, why_not()));
-        };
+        let _place = self.queue(start, &why_not)?;
         let mut published = self.published.subscribe();
         self.look_again();
         loop {
@@ -187,10 +194,12 @@ impl Shared {
         }
     }
 
-    /// Waits until something has changed, or this instant.
-    pub(super) async fn change_or(&self, until: Instant) {
+    /// Waits until something has changed, or this instant. Of those who do so there are no more than may wait for a master.
+    pub(super) async fn change_or(&self, until: Instant, start: Instant) -> Result<(), Error> {
+        let _place = self.queue(start, || None)?;
         let mut published = self.published.subscribe();
         let _ = timeout_at(until, published.changed()).await;
+        Ok(())
     }
 
     pub(super) fn status(&self) -> Status {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{RedisError, Value};
 use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::config::Servers;
@@ -15,6 +16,9 @@ use super::error::Failure;
 use super::follow::{self, Choice, Event, Outcome, Reason};
 use super::seat::{Held, Lease, Seat};
 use super::shared::Shared;
+
+/// How long after the last answer those Sentinels are waited for that have not answered, once most have. A live one takes a millisecond.
+const LATE: Duration = Duration::from_millis(100);
 
 /// Which master a supervisor keeps connected.
 pub(super) enum Finder {
@@ -32,6 +36,8 @@ struct Memory {
     last_master: Option<String>,
     /// Since when a failover is waited for.
     holding: Option<Instant>,
+    /// The last node was given up because a failover starts: the one Sentinel that knows of it is not to be missed.
+    wary: bool,
 }
 
 impl Memory {
@@ -49,6 +55,7 @@ pub(super) async fn run(shared: Arc<Shared>, seat: Arc<Seat>, finder: Finder) {
     let backoff = shared.config.backoff;
     let mut attempt = 0_u32;
     loop {
+        memory.wary = seat.last_reason() == Some(Reason::FailoverStarted);
         while seat.lease().is_none() {
             match establish(&shared, &finder, &mut memory).await {
                 Ok(lease) => {
@@ -80,10 +87,22 @@ pub(super) async fn run(shared: Arc<Shared>, seat: Arc<Seat>, finder: Finder) {
                 }
             }
         }
+        memory.wary = false;
         let connected = Instant::now();
         while let Some(held) = Held::of(&seat) {
             let _ = timeout(shared.config.check_interval, seat.wake.notified()).await;
-            check(&shared, &finder, &held, &mut memory).await;
+            if seat.lease().is_none() {
+                break;
+            }
+            let checked = tokio::select! {
+                biased;
+                () = seat.wake.notified() => false,
+                () = check(&shared, &finder, &held, &mut memory) => true,
+            };
+            if !checked {
+                // Given up meanwhile, which ends this; or there is news, and what was asked for before it is asked again.
+                seat.wake.notify_one();
+            }
         }
         // A node that says it is a master and refuses all the same would be reconnected without a pause.
         if connected.elapsed() < backoff.ceiling(u32::MAX) {
@@ -164,21 +183,26 @@ async fn consult(shared: &Shared, memory: &Memory) -> Result<Choice, Failure> {
         Servers::Sentinel { name, .. } => name,
         Servers::Cluster(_) => return Ok(Choice::Nobody),
     };
-    let asking = shared
+    let mut asking: FuturesUnordered<_> = shared
         .sentinels
         .iter()
-        .map(|sentinel| sentinel.ask(name, config));
+        .map(|sentinel| sentinel.ask(name, config))
+        .collect();
     let mut answers = Vec::new();
     let mut failure = None;
-    for answer in join_all(asking).await {
-        match answer {
-            Ok(answer) => answers.push(answer),
-            Err(found) => {
+    loop {
+        // A dead host would cost its whole deadline in every failover, and is often the one that has the master as well.
+        let enough = !memory.wary && follow::is_quorum(answers.len(), shared.sentinels.len());
+        let limit = if enough { LATE } else { Duration::MAX };
+        match timeout(limit, asking.next()).await {
+            Ok(Some(Ok(answer))) => answers.push(answer),
+            Ok(Some(Err(found))) => {
                 tracing::debug!(failure = found.chain(), "sentinel did not answer");
                 if found.needs_repair() {
                     failure = Some(found);
                 }
             }
+            Ok(None) | Err(_) => break,
         }
     }
     if answers.is_empty()
@@ -202,6 +226,7 @@ async fn consult(shared: &Shared, memory: &Memory) -> Result<Choice, Failure> {
 async fn check(shared: &Shared, finder: &Finder, held: &Held, memory: &mut Memory) {
     let lease = &held.lease;
     let mut link = lease.link.commands.clone();
+    let sent = Instant::now();
     let consulting = async {
         match finder {
             // The Sentinels being away says nothing about the master.
@@ -214,10 +239,10 @@ async fn check(shared: &Shared, finder: &Finder, held: &Held, memory: &mut Memor
         timeout(shared.config.connect_timeout, role(&mut link)),
     );
     match role {
-        Ok(Ok(role)) if role == "master" => {}
+        Ok(Ok(role)) if role == "master" => shared.observe(held, &Outcome::Answered, sent),
         Ok(Ok(_)) => shared.give_up(held, Reason::NotMaster),
-        Ok(Err(error)) => shared.observe(held, &follow::classify(&error)),
-        Err(_) => shared.observe(held, &Outcome::TimedOut),
+        Ok(Err(error)) => shared.observe(held, &follow::classify(&error), sent),
+        Err(_) => shared.observe(held, &Outcome::TimedOut, sent),
     }
     match choice {
         Choice::Use {

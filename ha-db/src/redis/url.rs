@@ -14,6 +14,14 @@ pub(super) fn apply(mut builder: Builder, url: &str) -> Result<Builder, ConfigEr
     let (scheme, rest) = url
         .split_once("://")
         .ok_or_else(|| bad_url("has no scheme, redis:// or redis+sentinel://", ""))?;
+    // A login that was not encoded would be taken for a host, and be shown.
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    if rest[end..].contains('@') {
+        return Err(bad_url(
+            "has an @ behind the first / or ?: percent-encode these in a user and a password",
+            "",
+        ));
+    }
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (rest, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (login, hosts) = rest.rsplit_once('@').unwrap_or(("", rest));
@@ -225,6 +233,9 @@ mod tests {
             ("redis://", "no host"),
             ("redis://:hunter2@", "no host"),
             ("redis://hunter2@h", "user:password"),
+            ("redis://app:hunter2/x@h", "percent-encode"),
+            ("redis://app:hunter2?x@h", "percent-encode"),
+            ("redis+sentinel://app:x/hunter2@h1,h2/m", "percent-encode"),
             ("redis://h:port", "h:port"),
             ("redis://h:0", "h:0"),
             ("redis://h:70000", "h:70000"),

@@ -35,6 +35,12 @@ pub(crate) fn slot(key: &[u8]) -> u16 {
     CRC.checksum(tag.unwrap_or(key)) % SLOTS
 }
 
+/// What only asks, and is answered alike by every node of a cluster that is set up as one.
+const SAME_EVERYWHERE: &[&str] = &[
+    "CAT", "DRYRUN", "DUMP", "GENPASS", "GET", "GETUSER", "HELP", "INFO", "KEYSLOT", "LIST",
+    "NODES", "SHARDS", "SLOTS", "USERS", "WHOAMI",
+];
+
 /// The place of one command.
 pub(crate) fn of_command(command: &Cmd) -> Place {
     let word = |at: usize| match command.args_iter().nth(at) {
@@ -43,12 +49,27 @@ pub(crate) fn of_command(command: &Cmd) -> Place {
     };
     let name = word(0).unwrap_or_default().to_ascii_uppercase();
     let at = match name.as_slice() {
+        b"PING" | b"ECHO" | b"TIME" | b"INFO" | b"COMMAND" | b"ROLE" | b"PUBLISH" | b"LOLWUT" => {
+            return Place::Anywhere;
+        }
+        // Every node has its own, or has to be told.
         b"KEYS" | b"SCAN" | b"DBSIZE" | b"FLUSHALL" | b"FLUSHDB" | b"RANDOMKEY" | b"WAIT"
-        | b"WAITAOF" | b"SWAPDB" => return Place::Everywhere,
-        b"PING" | b"ECHO" | b"TIME" | b"INFO" | b"COMMAND" | b"CONFIG" | b"SCRIPT"
-        | b"FUNCTION" | b"CLIENT" | b"CLUSTER" | b"ROLE" | b"ACL" | b"LATENCY" | b"SLOWLOG"
-        | b"MODULE" | b"PUBLISH" | b"PUBSUB" | b"LASTSAVE" | b"SAVE" | b"BGSAVE"
-        | b"BGREWRITEAOF" | b"LOLWUT" => return Place::Anywhere,
+        | b"WAITAOF" | b"SWAPDB" | b"SCRIPT" | b"CLIENT" | b"PUBSUB" | b"LATENCY" | b"SLOWLOG"
+        | b"MODULE" | b"LASTSAVE" | b"SAVE" | b"BGSAVE" | b"BGREWRITEAOF" | b"SHUTDOWN" => {
+            return Place::Everywhere;
+        }
+        b"CONFIG" | b"FUNCTION" | b"CLUSTER" | b"ACL" => {
+            let same_everywhere = word(1).is_some_and(|part| {
+                SAME_EVERYWHERE
+                    .iter()
+                    .any(|known| part.eq_ignore_ascii_case(known.as_bytes()))
+            });
+            return if same_everywhere {
+                Place::Anywhere
+            } else {
+                Place::Everywhere
+            };
+        }
         b"EVAL" | b"EVALSHA" | b"EVAL_RO" | b"EVALSHA_RO" | b"FCALL" | b"FCALL_RO" => {
             if word(2) == Some(b"0") {
                 return Place::Anywhere;
@@ -70,11 +91,23 @@ pub(crate) fn of_command(command: &Cmd) -> Place {
     word(at).map_or(Place::Anywhere, |key| Place::Slot(slot(key)))
 }
 
-/// The place of all commands of a pipeline together.
+/// Whether it waits for the writes that went over the same link before it, and does nothing of its own.
+pub(crate) fn waits(command: &Cmd) -> bool {
+    let is = |name: &[u8]| matches!(command.args_iter().next(), Some(Arg::Simple(word)) if word.eq_ignore_ascii_case(name));
+    is(b"WAIT") || is(b"WAITAOF")
+}
+
+/// The place of all commands of a pipeline together. What waits for the others belongs where they are.
 pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Place {
     let mut place = Place::Anywhere;
+    let mut keyed = false;
     for command in pipeline.cmd_iter() {
-        place = match (place, of_command(command)) {
+        let own = match of_command(command) {
+            Place::Everywhere if keyed && waits(command) => place,
+            own => own,
+        };
+        keyed |= matches!(own, Place::Slot(_));
+        place = match (place, own) {
             (_, Place::Everywhere) => return Place::Everywhere,
             (place, Place::Anywhere) => place,
             (Place::Anywhere, place) => place,
@@ -130,6 +163,15 @@ mod tests {
             ("GET", Place::Anywhere),
             ("KEYS *", Place::Everywhere),
             ("flushall", Place::Everywhere),
+            ("function load x", Place::Everywhere),
+            ("ACL SETUSER ann on", Place::Everywhere),
+            ("CONFIG SET maxmemory 1", Place::Everywhere),
+            ("SCRIPT FLUSH", Place::Everywhere),
+            ("CLIENT LIST", Place::Everywhere),
+            ("CONFIG", Place::Everywhere),
+            ("config get maxmemory", Place::Anywhere),
+            ("ACL WHOAMI", Place::Anywhere),
+            ("CLUSTER NODES", Place::Anywhere),
         ] {
             assert_eq!(of_command(&words(text)), place, "{text}");
         }
@@ -148,5 +190,9 @@ mod tests {
         assert_eq!(of(&["GET foo", "GET bar"]), Place::Several);
         assert_eq!(of(&["GET foo", "KEYS *"]), Place::Everywhere);
         assert_eq!(of(&["PING"]), Place::Anywhere);
+        assert_eq!(of(&["SET foo 1", "wait 1 100"]), Place::Slot(12_182));
+        for alone in [&["WAIT 1 100"][..], &["WAIT 1 100", "SET foo 1"]] {
+            assert_eq!(of(alone), Place::Everywhere, "waits for nothing there");
+        }
     }
 }

@@ -5,6 +5,7 @@ pub(super) mod keys;
 mod view;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::keys::Place;
 use self::view::{Node, View};
@@ -79,6 +80,8 @@ pub(super) struct Cluster {
     map: ArcSwap<Map>,
     refresh: Notify,
     failure: Mutex<Option<Arc<Failure>>>,
+    /// The last answers were older than what is known: the next look asks everybody.
+    doubt: AtomicBool,
     /// Held while the map changes; true when it must not any more.
     closed: Mutex<bool>,
 }
@@ -90,6 +93,7 @@ impl Cluster {
             map: ArcSwap::from_pointee(Map::default()),
             refresh: Notify::new(),
             failure: Mutex::new(None),
+            doubt: AtomicBool::new(false),
             closed: Mutex::new(false),
         }
     }
@@ -172,9 +176,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
         return;
     };
     let backoff = shared.config.backoff;
-    let mut attempt = 0_u32;
+    let (mut attempt, mut dials) = (0_u32, 0_u32);
+    let mut dial_at = Instant::now();
     loop {
-        match look(&shared, cluster).await {
+        let dial = Instant::now() >= dial_at;
+        match look(&shared, cluster, dial).await {
+            Ok(answers) if answers.is_empty() => {}
             Ok(answers) => {
                 *lock(&cluster.failure) = None;
                 apply(&shared, cluster, &answers);
@@ -185,9 +192,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
         }
         let pause = if cluster.is_settled() {
-            attempt = 0;
+            (attempt, dials) = (0, 0);
+            dial_at = Instant::now();
             shared.config.check_interval
         } else {
+            if dial {
+                dial_at = Instant::now() + backoff.delay(dials, fastrand::u64(..));
+                dials = dials.saturating_add(1);
+            }
             // A failover ends within moments and everybody waits for it: look often.
             attempt = (attempt + 1).min(3);
             backoff.delay(attempt, fastrand::u64(..))
@@ -197,16 +209,22 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// What the nodes say, of those that answer in time.
-async fn look(shared: &Shared, cluster: &Cluster) -> Result<Vec<Vec<Node>>, Failure> {
+/// What the nodes say, of those that answer in time; nothing when there is nobody to ask. Everybody who waits asks for a look, so `dial` says
+/// whether it is time to connect nodes only to ask them.
+async fn look(shared: &Shared, cluster: &Cluster, dial: bool) -> Result<Vec<Vec<Node>>, Failure> {
     let map = cluster.map.load_full();
     let mut connected: Vec<Arc<Seat>> = map.members().map(|m| Arc::clone(&m.seat)).collect();
     connected.retain(|seat| seat.lease().is_some());
     fastrand::shuffle(&mut connected);
-    connected.truncate(ASKED);
+    if !cluster.doubt.load(Ordering::Relaxed) {
+        connected.truncate(ASKED);
+    }
     let mut others = Vec::new();
-    if connected.is_empty() || !map.is_settled() {
+    if dial && (connected.is_empty() || !map.is_settled()) {
         others = strangers(&map, &cluster.seeds, &connected);
+    }
+    if connected.is_empty() && others.is_empty() {
+        return Ok(Vec::new());
     }
     let asked = join_all(connected.iter().map(|seat| async {
         match seat.lease() {
@@ -288,6 +306,8 @@ fn apply(shared: &Arc<Shared>, cluster: &Cluster, answers: &[Vec<Node>]) {
         return;
     }
     let old = cluster.map.load_full();
+    let doubt = old.view.doubts(answers);
+    cluster.doubt.store(doubt, Ordering::Relaxed);
     let view = old.view.merge(answers);
     if view == old.view {
         return;

@@ -6,7 +6,11 @@ use crate::redis::follow;
 /// What a node says about one node, itself or another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
+    /// Its id, the same whatever address it is reached at.
+    pub(crate) id: String,
     pub(crate) address: String,
+    /// It speaks of itself.
+    pub(crate) myself: bool,
     pub(crate) master: bool,
     pub(crate) failed: bool,
     /// Version of the claim on its slots; a failover and a finished migration raise it.
@@ -24,7 +28,7 @@ pub(crate) fn parse(text: &str, asked: &str) -> Vec<Node> {
 
 fn parse_line(line: &str, asked: &str) -> Option<Node> {
     let words: Vec<&str> = line.split(' ').collect();
-    let [_, address, flags, _, _, _, epoch, _, slots @ ..] = words.as_slice() else {
+    let [id, address, flags, _, _, _, epoch, _, slots @ ..] = words.as_slice() else {
         return None;
     };
     let flags: Vec<&str> = flags.split(',').collect();
@@ -52,6 +56,8 @@ fn parse_line(line: &str, asked: &str) -> Option<Node> {
         (from <= to && to < SLOTS).then_some((from, to))
     };
     Some(Node {
+        id: (*id).to_owned(),
+        myself: flags.contains(&"myself"),
         address: follow::address(host, port.parse().ok().filter(|port| *port != 0)?),
         master: flags.contains(&"master"),
         failed: flags.contains(&"fail"),
@@ -110,7 +116,7 @@ impl View {
             .unwrap_or(0)
     }
 
-    /// The view after these answers, one of each node that gave one.
+    /// The view after these answers, one of each node that gave one, in whatever order.
     ///
     /// Of each slot the claim with the highest epoch holds, and never one below what is known: a node that was cut off or
     /// frozen still claims what it had. Only when a majority of the masters answers and none of them knows the newer epoch was the cluster
@@ -119,77 +125,114 @@ impl View {
         if answers.is_empty() {
             return self.clone();
         }
-        let mut names = Names::default();
-        let mut slots: Vec<Option<(u64, u16)>> = vec![None; usize::from(SLOTS)];
-        for node in answers.iter().flatten().filter(|node| node.master) {
-            let number = names.number(&node.address);
-            for (from, to) in &node.slots {
-                for claim in &mut slots[usize::from(*from)..=usize::from(*to)] {
-                    if claim.is_none_or(|(epoch, _)| epoch < node.epoch) {
-                        *claim = Some((node.epoch, number));
-                    }
+        let named = || answers.iter().flatten();
+        let before = self.nodes.iter().map(|known| known.address.as_str());
+        let names = Names::of(named().map(|node| node.address.as_str()).chain(before));
+        let mut slots = claims(answers, &names);
+        if !self.is_majority(answers) {
+            for (now, before) in slots.iter_mut().zip(&self.slots) {
+                if is_behind(*now, *before) {
+                    *now = before.and_then(|(epoch, owner)| {
+                        let owner = &self.nodes.get(usize::from(owner))?.address;
+                        Some((epoch, names.number(owner)?))
+                    });
                 }
             }
         }
-        let masters = self.nodes.iter().filter(|node| node.slots > 0).count();
-        let majority = answers.len() * 2 > masters;
-        for (now, before) in slots.iter_mut().zip(&self.slots) {
-            let Some((known, owner)) = *before else {
-                continue;
-            };
-            let newest = now.map_or(0, |(epoch, _)| epoch);
-            let older = now.is_none() || newest < known;
-            if older && !majority {
-                let number = names.number(&self.nodes[usize::from(owner)].address);
-                *now = Some((known, number));
-            }
-        }
-        let mut nodes: Vec<Known> = names
-            .0
-            .into_iter()
-            .map(|address| Known {
-                address,
-                master: true,
-                slots: 0,
-            })
-            .collect();
-        for node in answers.iter().flatten() {
-            if !nodes.iter().any(|known| known.address == node.address) {
-                nodes.push(Known {
-                    address: node.address.clone(),
-                    master: false,
-                    slots: 0,
-                });
-            }
-        }
+        let mut counts = vec![0_usize; names.0.len()];
         for (_, owner) in slots.iter().flatten() {
-            nodes[usize::from(*owner)].slots += 1;
+            counts[usize::from(*owner)] += 1;
         }
-        for known in &mut nodes {
-            let failed = answers
-                .iter()
-                .flatten()
-                .any(|node| node.address == known.address && node.failed);
-            // The owner of a slot is waited for, whatever is said of it.
-            known.master &= known.slots > 0 || !failed;
+        let mut nodes = Vec::new();
+        let mut numbers = vec![0_u16; names.0.len()];
+        for (at, address) in names.0.iter().enumerate() {
+            let mut said = named().filter(|node| node.address == *address).peekable();
+            // The owner of a slot is kept and waited for, whatever is said of it.
+            if counts[at] == 0 && said.peek().is_none() {
+                continue;
+            }
+            let (mut master, mut failed) = (false, false);
+            for node in said {
+                master |= node.master;
+                failed |= node.failed;
+            }
+            // No cluster has that many: Redis itself stops at a thousand.
+            numbers[at] = u16::try_from(nodes.len()).unwrap_or(u16::MAX);
+            nodes.push(Known {
+                address: (*address).to_owned(),
+                master: counts[at] > 0 || (master && !failed),
+                slots: counts[at],
+            });
+        }
+        for (_, owner) in slots.iter_mut().flatten() {
+            *owner = numbers[usize::from(*owner)];
         }
         Self { slots, nodes }
     }
+
+    /// Whether these answers are older than what is known, of a slot at least. Then more of the masters have to be asked before that is believed.
+    pub(crate) fn doubts(&self, answers: &[Vec<Node>]) -> bool {
+        let named = answers.iter().flatten();
+        let names = Names::of(named.map(|node| node.address.as_str()));
+        let slots = claims(answers, &names);
+        let mut pairs = slots.iter().zip(&self.slots);
+        pairs.any(|(now, before)| is_behind(*now, *before))
+    }
+
+    /// Whether those who answered are most of the masters: each by its own word and once, at however many addresses it was asked.
+    fn is_majority(&self, answers: &[Vec<Node>]) -> bool {
+        let mut ids: Vec<&str> = answers
+            .iter()
+            .filter_map(|answer| answer.iter().find(|node| node.myself))
+            .filter(|node| node.master)
+            .map(|node| node.id.as_str())
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let masters = self.nodes.iter().filter(|node| node.slots > 0).count();
+        ids.len() * 2 > masters
+    }
 }
 
-/// Numbers addresses in the order of their coming.
-#[derive(Default)]
-struct Names(Vec<String>);
+type Claim = Option<(u64, u16)>;
 
-impl Names {
-    fn number(&mut self, address: &str) -> u16 {
-        let at = self.0.iter().position(|known| known == address);
-        let at = at.unwrap_or_else(|| {
-            self.0.push(address.to_owned());
-            self.0.len() - 1
-        });
-        // No cluster has that many: Redis itself stops at a thousand.
-        u16::try_from(at).unwrap_or(u16::MAX)
+/// Of each slot the claim with the highest epoch; of two that are equal, which only an unfinished set-up has, the first by name.
+fn claims(answers: &[Vec<Node>], names: &Names<'_>) -> Vec<Claim> {
+    let mut slots: Vec<Claim> = vec![None; usize::from(SLOTS)];
+    for node in answers.iter().flatten().filter(|node| node.master) {
+        let Some(number) = names.number(&node.address) else {
+            continue;
+        };
+        for (from, to) in &node.slots {
+            for claim in &mut slots[usize::from(*from)..=usize::from(*to)] {
+                let wins = |(epoch, owner)| (epoch, number) < (node.epoch, owner);
+                if claim.is_none_or(wins) {
+                    *claim = Some((node.epoch, number));
+                }
+            }
+        }
+    }
+    slots
+}
+
+fn is_behind(now: Claim, before: Claim) -> bool {
+    before.is_some_and(|(known, _)| now.is_none_or(|(epoch, _)| epoch < known))
+}
+
+/// Numbers addresses in their own order, so that a view does not depend on that of the answers.
+struct Names<'a>(Vec<&'a str>);
+
+impl<'a> Names<'a> {
+    fn of(addresses: impl Iterator<Item = &'a str>) -> Self {
+        let mut all: Vec<&str> = addresses.collect();
+        all.sort_unstable();
+        all.dedup();
+        Self(all)
+    }
+
+    fn number(&self, address: &str) -> Option<u16> {
+        let at = self.0.binary_search(&address).ok()?;
+        u16::try_from(at).ok()
     }
 }
 
@@ -236,7 +279,9 @@ ee :7004@17004 master,fail - 0 0 3 connected
 
     fn claim(address: &str, epoch: u64, slots: &[(u16, u16)]) -> Node {
         Node {
+            id: address.into(),
             address: address.into(),
+            myself: false,
             master: true,
             failed: false,
             epoch,
@@ -254,6 +299,12 @@ ee :7004@17004 master,fail - 0 0 3 connected
             claim("b:1", 2, &[(100, 199)]),
             claim("c:1", 3, &[(200, 16_383)]),
         ]
+    }
+
+    /// What the node of that number says.
+    fn said_by(myself: usize, mut nodes: Vec<Node>) -> Vec<Node> {
+        nodes[myself].myself = true;
+        nodes
     }
 
     #[test]
@@ -277,15 +328,25 @@ ee :7004@17004 master,fail - 0 0 3 connected
         let mut new = three();
         new[0] = claim("a2:1", 4, &[(0, 99)]);
         let view = View::default().merge(&[new]);
-        let stale = view.merge(&[three()]);
-        assert_eq!(
-            owner(&stale, 5),
-            Some("a2:1"),
-            "one of three is no majority"
-        );
+        let stale = [said_by(0, three())];
+        let now = view.merge(&stale);
+        assert_eq!(owner(&now, 5), Some("a2:1"), "one of three is no majority");
+        assert!(view.doubts(&stale), "more of them are to be asked");
         assert_eq!(view.merge(&[]), view, "no answer changes nothing");
-        let anew = view.merge(&[three(), three()]);
+        // Asked again at another address, beside what a replica says: still one master.
+        let mut again = said_by(0, three());
+        again[0].address = "a.example:1".into();
+        let mut replica = three();
+        replica.push(Node {
+            master: false,
+            ..claim("r:1", 1, &[])
+        });
+        let answers = [said_by(0, three()), again, said_by(3, replica)];
+        assert_eq!(owner(&view.merge(&answers), 5), Some("a2:1"));
+        let anew = [said_by(0, three()), said_by(1, three())];
+        let anew = view.merge(&anew);
         assert_eq!(owner(&anew, 5), Some("a:1"), "a cluster that was made anew");
+        assert!(!anew.doubts(&[three()]));
     }
 
     #[test]
@@ -306,6 +367,25 @@ ee :7004@17004 master,fail - 0 0 3 connected
     }
 
     proptest! {
+        /// A view that differed with every look would be taken for news.
+        #[test]
+        fn the_order_of_the_answers_and_within_them_does_not_matter(
+            claims in proptest::collection::vec((0_usize..5, 0_u64..4, 0_u16..8), 1..20),
+            seed in any::<u64>(),
+        ) {
+            let mut answers: Vec<Vec<Node>> = claims.chunks(3).map(|chunk| {
+                chunk.iter().map(|(owner, epoch, slot)| {
+                    claim(&format!("n{owner}:1"), *epoch, &[(*slot, *slot)])
+                }).collect()
+            }).collect();
+            let first = View::default().merge(&answers);
+            let mut random = fastrand::Rng::with_seed(seed);
+            random.shuffle(&mut answers);
+            answers.iter_mut().for_each(|answer| random.shuffle(answer));
+            prop_assert_eq!(&View::default().merge(&answers), &first);
+            prop_assert_eq!(&first.merge(&answers), &first, "nothing is new");
+        }
+
         #[test]
         fn no_reply_panics(text in "\\PC{0,80}") {
             let _ = View::default().merge(&[parse(&text, "h")]);

@@ -1,6 +1,5 @@
 //! The Redis connection with TLS and ACL users, and what it says when something is set up wrongly: the error names the address, the user or
 //! the name, and once that is put right the connection works without being made anew.
-#![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,8 @@ use ha_db::tls::Tls;
 use ha_testbed::redis::{Cluster, MASTER_NAME, Node, Redis};
 use redis::cmd;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::support::DEADLINE;
+
 const SHORT: Duration = Duration::from_secs(3);
 
 async fn works(connection: &Connection) {

@@ -1,9 +1,6 @@
 //! What is bounded in the Redis connection, and what a future that is dropped half way leaves behind: nothing.
-#![allow(clippy::unwrap_used)]
 
 use std::future::Future;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ha_db::redis::{Connection, Error, NotSent};
@@ -11,27 +8,14 @@ use ha_testbed::redis::Redis;
 use redis::cmd;
 use tokio::task::JoinSet;
 
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Drops `future` the `at`-th time it has to wait; whether it ended before.
-async fn cut(at: usize, future: impl Future) -> bool {
-    let mut future = pin!(future);
-    let mut waits = 0;
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(true),
-        Poll::Pending if waits == at => Poll::Ready(false),
-        Poll::Pending => {
-            waits += 1;
-            Poll::Pending
-        }
-    })
-    .await
-}
+use crate::polls::{MOST_POLLS, cut_after};
+use crate::support::{DEADLINE, SLOT};
 
 /// Cuts what `make` makes at each point at which it waits, until it ends by itself, and looks after each that all is well.
 async fn cut_everywhere<F: Future>(connection: &Connection, what: &str, make: impl Fn() -> F) {
-    for at in 0..1_000 {
-        let ended = cut(at, make()).await;
+    for at in 0..MOST_POLLS {
+        // Its first poll ends at its first await point.
+        let ended = cut_after(at + 1, make()).await.is_some();
         let status = connection.status();
         assert_eq!(
             (status.waiting, status.in_flight),
@@ -111,16 +95,13 @@ async fn every_future_can_be_dropped_while_a_slot_moves() {
     let mut set = cmd("SET");
     set.arg("{foo}n").arg(0);
     connection.run::<()>(&set).await.unwrap();
-    let from = cluster.owner(12_182).await.unwrap();
+    let from = cluster.owner(SLOT).await.unwrap();
     let to = (from + 1) % 3;
-    cluster.begin_migration(12_182, to).await.unwrap();
-    cluster
-        .move_keys(12_182, from, to, usize::MAX)
-        .await
-        .unwrap();
+    cluster.begin_migration(SLOT, to).await.unwrap();
+    cluster.move_keys(SLOT, from, to, usize::MAX).await.unwrap();
     // Asked for and answered elsewhere.
     cut_all(&connection).await;
-    cluster.end_migration(12_182, to).await.unwrap();
+    cluster.end_migration(SLOT, to).await.unwrap();
     cut_all(&connection).await;
     alive(&connection).await;
     // Nobody took a word meant for another command: what is not there yet is only had by asking.
