@@ -57,6 +57,8 @@ pub struct Phi {
     /// Seconds between heartbeats, oldest first.
     intervals: VecDeque<f64>,
     last: Instant,
+    /// Something was excused since the last heartbeat, so that the interval says nothing.
+    excused: bool,
 }
 
 impl Phi {
@@ -67,6 +69,7 @@ impl Phi {
             rules,
             intervals: VecDeque::new(),
             last,
+            excused: false,
         }
     }
 
@@ -74,6 +77,9 @@ impl Phi {
     pub fn heartbeat(&mut self, now: Instant) {
         let interval = now.saturating_duration_since(self.last).as_secs_f64();
         self.last = self.last.max(now);
+        if std::mem::take(&mut self.excused) {
+            return;
+        }
         if self.intervals.len() >= self.rules.window.max(1) {
             self.intervals.pop_front();
         }
@@ -83,6 +89,13 @@ impl Phi {
     /// Nobody could have been heard until now: the silence so far counts for nothing, and no interval is learnt from it.
     pub fn excuse(&mut self, now: Instant) {
         self.last = self.last.max(now);
+        self.excused = true;
+    }
+
+    /// Nobody could have been heard for so long before `now`: that much of the silence counts for nothing, and no interval is learnt from it.
+    pub fn excuse_for(&mut self, deaf: Duration, now: Instant) {
+        let last = self.last + deaf.min(self.silence(now));
+        self.excuse(last);
     }
 
     /// How long it has been silent.
@@ -205,6 +218,23 @@ mod tests {
         phi.heartbeat(now + SECOND);
         let after = phi.suspected_after(8.0);
         assert!(after.abs_diff(before) < SECOND / 10, "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn a_part_that_is_excused_leaves_the_rest_of_the_silence() {
+        let (mut phi, last) = regular(20);
+        let after = phi.suspected_after(8.0);
+        // Deaf for a fifth of the time, again and again: the dead are found a quarter later.
+        for look in 1..=20 {
+            phi.excuse_for(SECOND / 20, last + look * (SECOND / 4));
+        }
+        let now = last + 5 * SECOND;
+        assert_eq!(phi.silence(now), 4 * SECOND);
+        assert!(phi.at(now) > 8.0);
+        phi.excuse_for(60 * SECOND, now);
+        assert_eq!(phi.silence(now), Duration::ZERO, "not more than there was");
+        phi.heartbeat(now + SECOND / 100);
+        assert_eq!(phi.suspected_after(8.0), after, "nothing was learnt");
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //! 4. **An outcome is what it says**: not sent, rolled back, applied, or unknown ([`postgres::Error`]). What the server
 //!    acknowledged is never reported as failed; what a failover cut off is reported as lost.
 //! 5. **A write under an idempotency key is applied once**, however often it is sent ([`idempotency`]).
-//! 6. **A lease is held by one at a time** as long as one side takes writes, and its fencing token only grows ([`lease`]).
+//! 6. **A lease is held by one at a time** as long as one side takes writes, and its fencing token only grows, as long as no two promotions take
+//!    the same timeline ([`lease`]).
 //! 7. **Redis commands go to the master** that the Sentinels or the cluster agree on (`redis::Connection`).
 //! 8. **Every wait has a deadline**, also on a frozen server before a connection is lent. A query of yours on one that
 //!    freezes ends when the node has been silent for `cut_after` (3 s).

@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 
 use crate::postgres::{Error, Router};
 
-/// Serializes migrations over all app servers: the first eight bytes of "ha-idemp" as a number.
+/// Serializes the migrations of all tables over all app servers: the first eight bytes of "ha-idemp" as a number.
 const LOCK: i64 = 0x6861_2d69_6465_6d70;
 
 /// A migration that has to wait longer has met something that is not a migration.

@@ -1,6 +1,9 @@
 //! Notifications across the loss of the primary. Beside it a bare listener, which hears nothing and says nothing.
 #![allow(clippy::unwrap_used)]
 
+#[path = "polls/mod.rs"]
+mod polls;
+
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -8,6 +11,8 @@ use ha_db::notify::{Event, Missed, Subscription};
 use ha_db::postgres::Router;
 use ha_testbed::postgres::{Cluster, Postgres};
 use tokio_postgres::{AsyncMessage, NoTls};
+
+use crate::polls::{MOST_POLLS, cut_after};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -206,6 +211,12 @@ async fn dropped_it_leaves_no_connection_and_bad_settings_are_refused() {
         (
             Subscription::builder(&router)
                 .channel("x")
+                .capacity(usize::MAX),
+            "must be from 1 to 1,000,000",
+        ),
+        (
+            Subscription::builder(&router)
+                .channel("x")
                 .check_interval(Duration::ZERO),
             "check_interval is 0ns",
         ),
@@ -213,4 +224,83 @@ async fn dropped_it_leaves_no_connection_and_bad_settings_are_refused() {
         let error = builder.build().unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
+}
+
+/// A wait that is given up takes nothing with it: what it would have delivered is delivered by the next one, in order.
+#[tokio::test]
+async fn a_wait_that_is_cut_loses_no_event() {
+    let cluster = Postgres::primary().start().await.unwrap();
+    let router = router(&cluster).await;
+    let mut events = Subscription::builder(&router)
+        .channel("Prices")
+        .build()
+        .unwrap();
+    let first = Event::MayHaveMissed(Missed::Started);
+    assert_eq!(next(&mut events).await, first);
+    let client = cluster.nodes[0].client().await.unwrap();
+    let (mut cut, mut sent, mut received) = (0, 0, 0);
+    for turn in 0..MOST_POLLS {
+        if sent < 60 {
+            let sql = format!("NOTIFY \"Prices\", '{sent}'");
+            client.batch_execute(&sql).await.unwrap();
+            sent += 1;
+        }
+        let waited = tokio::time::timeout(DEADLINE, cut_after(turn % 3, events.next()));
+        let event = match waited.await.expect("an event") {
+            Some(event) => event.expect("never ends"),
+            None => {
+                cut += 1;
+                if sent < 60 {
+                    continue;
+                }
+                next(&mut events).await
+            }
+        };
+        assert_eq!(event, heard(&received.to_string()));
+        received += 1;
+        if received == 60 {
+            assert!(cut > 10, "{cut}");
+            return;
+        }
+    }
+    panic!("{received} of 60 were heard");
+}
+
+/// A reader that is behind when the primary is lost must not take the end of its own overflow for the moment to trust again.
+#[tokio::test]
+async fn who_overflows_while_nothing_is_heard_is_told_that_nothing_is() {
+    let cluster = Postgres::primary().replicas(1).start().await.unwrap();
+    let router = router(&cluster).await;
+    let mut events = Subscription::builder(&router)
+        .channel("Prices")
+        .capacity(2)
+        .build()
+        .unwrap();
+    assert_eq!(
+        next(&mut events).await,
+        Event::MayHaveMissed(Missed::Started)
+    );
+    for n in 0..10 {
+        notify(&cluster, 0, &n.to_string()).await;
+    }
+    cluster.nodes[0].kill().await.unwrap();
+    let end = Instant::now() + DEADLINE;
+    while router.status().primary.is_some() {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The reader begins to read while there is no primary.
+    let mut trusts = true;
+    let silence = Duration::from_secs(3);
+    while let Ok(event) = tokio::time::timeout(silence, events.next()).await {
+        trusts = event.unwrap() != Event::Interrupted;
+    }
+    assert!(!trusts, "the last word is that nothing is heard");
+    cluster.promote(1).await.unwrap();
+    assert!(matches!(
+        next(&mut events).await,
+        Event::MayHaveMissed(Missed::Overflow { .. } | Missed::Reconnected)
+    ));
+    notify(&cluster, 1, "after").await;
+    assert_eq!(next(&mut events).await, heard("after"));
 }

@@ -1,7 +1,7 @@
 //! A lease: at most one of many holds it, for as long as it renews it.
 //!
 //! What is promised, for any skew between clocks, any delay, loss or late arrival of messages and any pause of a process:
-//! 1. **No two grants have the same [`Fence`], and a later grant has a higher one**, also across failovers that lose the newest
+//! 1. **No two grants have the same [`Fence`], and a later grant of one side has a higher one**, also across failovers that lose the newest
 //!    writes, and between two sides that both take writes. Whoever guards a resource refuses a fence below the highest it has seen.
 //! 2. **A holder knows that its time is over before anybody else is granted the lease**, as long as the store has one history:
 //!    no side takes writes after another has taken over. Asynchronous failover is covered, two primaries are not; then the fence
@@ -20,6 +20,9 @@
 //! - A lease that was given back, or never existed, is free at once only if nobody can hold a grant that a failover has lost.
 //!
 //! # Not promised
+//! The first promise needs an epoch that is never used twice. A store that numbers its failovers by what the new side happens to know of
+//! (PostgreSQL's timelines, where two standbys are promoted that do not know of each other) can grant a fence twice.
+//!
 //! A monotonic clock that stands still while the machine is suspended (Linux's does) lets a holder wake up too confident. The
 //! fence protects then too: pass it along with everything that is done under the lease.
 

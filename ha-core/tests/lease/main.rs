@@ -53,6 +53,7 @@ fn between_two_sides_that_both_take_writes_the_fence_tells_who_is_newer() {
     let totals = run(RUNS / 50, Rules::default(), split);
     eprintln!("{totals:?}");
     assert_eq!(totals.duplicate_fences, 0, "{totals:?}");
+    assert_eq!(totals.lower_fences, 0, "{totals:?}");
     // In time they do overlap: no lease can prevent that, which is why it has a fence.
     assert!(totals.overlaps > 0, "{totals:?}");
     assert!(totals.refused_writes > 0, "{totals:?}");
@@ -67,7 +68,21 @@ fn a_count_without_the_epoch_is_given_out_twice() {
     let totals = run(RUNS / 50, naive, Faults::default());
     eprintln!("{totals:?}");
     assert!(totals.duplicate_fences > 0, "{totals:?}");
+    assert!(totals.lower_fences > 0, "{totals:?}");
     assert!(totals.overlaps > 0, "{totals:?}");
+}
+
+/// What is not promised: an epoch that two failovers have taken is no epoch.
+#[test]
+fn where_two_failovers_take_one_epoch_a_fence_is_given_out_twice() {
+    let forgetful = Faults {
+        forgetful: true,
+        ..Faults::default()
+    };
+    let totals = run(RUNS / 50, Rules::default(), forgetful);
+    eprintln!("{totals:?}");
+    assert!(totals.duplicate_fences > 0, "{totals:?}");
+    assert!(totals.lower_fences > 0, "{totals:?}");
 }
 
 #[test]

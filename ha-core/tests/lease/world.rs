@@ -31,6 +31,8 @@ pub(crate) struct Faults {
     pub(crate) pauses: bool,
     /// After a failover the old side goes on taking writes of those who still reach it.
     pub(crate) split: bool,
+    /// A side that takes over may not know of the failover before, and then counts its epoch a second time.
+    pub(crate) forgetful: bool,
 }
 
 impl Default for Faults {
@@ -39,6 +41,7 @@ impl Default for Faults {
             failovers: true,
             pauses: true,
             split: false,
+            forgetful: false,
         }
     }
 }
@@ -54,6 +57,8 @@ pub(crate) struct Totals {
     pub(crate) late: u64,
     pub(crate) overlaps: u64,
     pub(crate) duplicate_fences: u64,
+    /// Grants of one side with a fence that was not higher than all before.
+    pub(crate) lower_fences: u64,
     pub(crate) refused_writes: u64,
     pub(crate) orphaned: u64,
     /// The first run in which a rule was broken.
@@ -70,6 +75,7 @@ impl std::ops::AddAssign for Totals {
         self.late += other.late;
         self.overlaps += other.overlaps;
         self.duplicate_fences += other.duplicate_fences;
+        self.lower_fences += other.lower_fences;
         self.refused_writes += other.refused_writes;
         self.orphaned += other.orphaned;
         self.first_violation = self.first_violation.or(other.first_violation);
@@ -118,6 +124,8 @@ struct Side {
     expiry: Duration,
     /// What a failover may fall back to, newest last.
     earlier: Vec<(Duration, Option<Record>, Duration)>,
+    /// The highest fence that it or one before it has granted, lost ones too.
+    highest: Option<Fence>,
 }
 
 impl Side {
@@ -142,6 +150,8 @@ pub(crate) struct World {
     participants: Vec<Participant>,
     store: Side,
     old_side: Option<Side>,
+    /// The store as it was before the last failover.
+    before: Option<Side>,
     fences: BTreeSet<Fence>,
     /// The highest fence that the guarded resource has seen.
     resource: Option<Fence>,
@@ -194,6 +204,7 @@ impl World {
                 ..Side::default()
             },
             old_side: None,
+            before: None,
             fences: BTreeSet::new(),
             resource: None,
             loss,
@@ -338,8 +349,15 @@ impl World {
                 totals.lost_writes += 1;
             }
         }
+        if let Some(before) = &self.before
+            && self.faults.forgetful
+            && self.random.chance(0.5)
+        {
+            (self.store.epoch, self.store.record) = (before.epoch, before.record);
+        }
         self.store.epoch += 1;
         self.store.earlier.clear();
+        self.before = Some(old.clone());
         if self.faults.split {
             self.old_side = Some(old);
             for who in 0..self.participants.len() {
@@ -497,6 +515,11 @@ impl World {
                     totals.duplicate_fences += 1;
                     self.violated = Some("a fence was given out twice");
                 }
+                if side.highest.is_some_and(|highest| record.fence <= highest) {
+                    totals.lower_fences += 1;
+                    self.violated = Some("a later grant has no higher fence");
+                }
+                side.highest = side.highest.max(Some(record.fence));
             }
         }
         let record = side.record;

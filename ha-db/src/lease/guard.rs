@@ -56,11 +56,12 @@ impl Guard {
     /// # Errors
     /// [`Loss`]: it is not, and will not be again. Nobody else has it yet when this first says so.
     pub fn check(&self) -> Result<Fence, Loss> {
-        let until = (*self.state.borrow())?;
-        if Instant::now() < until {
-            Ok(self.fence)
-        } else {
-            Err(Loss::Expired)
+        loop {
+            let until = (*self.state.borrow())?;
+            if Instant::now() < until {
+                return Ok(self.fence);
+            }
+            lose_at(&self.state, until);
         }
     }
 
@@ -83,8 +84,8 @@ impl Guard {
                     }
                 }
                 () = tokio::time::sleep_until(until.into()) => {
-                    if Instant::now() >= until && *changes.borrow() == Ok(until) {
-                        return Loss::Expired;
+                    if Instant::now() >= until {
+                        lose_at(&self.state, until);
                     }
                 }
             }
@@ -110,10 +111,12 @@ impl Guard {
     }
 
     /// Makes `transaction` commit only if the lease is still held: until it ends, nobody can take the lease. Call it last before the
-    /// commit, as renewals wait for it too. It must be a transaction of the database that holds the leases.
+    /// commit, as renewals wait for it too. It must be a transaction of the database that holds the leases, and read committed, as is the
+    /// default: in one that keeps its snapshot (`REPEATABLE READ` or above) it fails with 40001 after every renewal since that snapshot, and a
+    /// snapshot from before the grant costs the lease.
     ///
     /// # Errors
-    /// [`Error::Lost`]: roll back. [`Error::Database`].
+    /// [`Error::Lost`]: roll back; the lease stays lost. [`Error::Database`].
     ///
     /// # Cancel safety
     /// The transaction is to be rolled back then.
@@ -126,9 +129,8 @@ impl Guard {
         {
             Ok(())
         } else {
-            let loss = Loss::Taken;
-            let _ = self.state.send_replace(Err(loss));
-            Err(loss.into())
+            self.renewing.abort();
+            Err(lose(&self.state, Loss::Taken).into())
         }
     }
 
@@ -147,14 +149,50 @@ impl Guard {
 
     fn end(&self) {
         self.renewing.abort();
-        self.state.send_if_modified(|state| {
-            let held = state.is_ok();
-            if held {
-                *state = Err(Loss::Released);
-            }
-            held
-        });
+        lose(&self.state, Loss::Released);
     }
+}
+
+/// Ends it for this reason, unless it has ended; and tells why it has.
+fn lose(state: &watch::Sender<State>, loss: Loss) -> Loss {
+    let mut why = loss;
+    state.send_if_modified(|state| match *state {
+        Ok(_) => {
+            *state = Err(loss);
+            true
+        }
+        Err(before) => {
+            why = before;
+            false
+        }
+    });
+    why
+}
+
+/// The time that ends at `until` is over. Whoever has seen that has seen the end: a renewal that is told of later comes too late.
+fn lose_at(state: &watch::Sender<State>, until: Instant) {
+    state.send_if_modified(|state| {
+        let over = *state == Ok(until);
+        if over {
+            *state = Err(Loss::Expired);
+        }
+        over
+    });
+}
+
+/// Takes a renewal in, if it has not ended: what is lost stays lost.
+fn extend(state: &watch::Sender<State>, to: Instant) -> Result<(), Loss> {
+    let mut outcome = Ok(());
+    state.send_if_modified(|state| {
+        let held = match *state {
+            Ok(until) if Instant::now() < until => Ok(to),
+            Ok(_) => Err(Loss::Expired),
+            Err(loss) => Err(loss),
+        };
+        outcome = held.map(drop);
+        std::mem::replace(state, held) != held
+    });
+    outcome
 }
 
 impl Drop for Guard {
@@ -201,12 +239,12 @@ async fn renew(store: Arc<Store>, config: Config, mut hold: Hold, state: watch::
                     .answer_within
                     .min(hold.until().saturating_duration_since(sent));
                 match timeout(limit, store.ask(hold.owner(), Request::Renew(fence))).await {
-                    Ok(Ok(answer)) => match hold.answered(answer, sent, Instant::now()) {
-                        Ok(()) => {
-                            let _ = state.send_replace(Ok(hold.until()));
+                    Ok(Ok(answer)) => {
+                        let held = hold.answered(answer, sent, Instant::now());
+                        if let Err(loss) = held.and_then(|()| extend(&state, hold.until())) {
+                            break loss;
                         }
-                        Err(loss) => break loss,
-                    },
+                    }
                     Ok(Err(error)) => {
                         tracing::debug!(lease = store.name, %fence, error = &error as &dyn std::error::Error, "not renewed");
                         hold.failed(Instant::now());
@@ -219,6 +257,41 @@ async fn renew(store: Arc<Store>, config: Config, mut hold: Hold, state: watch::
             }
         }
     };
+    let loss = lose(&state, loss);
     tracing::warn!(lease = store.name, %fence, %loss, "lease lost");
-    let _ = state.send_replace(Err(loss));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_lost_stays_lost_whatever_a_renewal_says_later() {
+        let now = Instant::now();
+        let (past, later) = (now, now + Duration::from_secs(600));
+        for loss in [Loss::Taken, Loss::Released, Loss::Expired] {
+            let state = watch::Sender::new(Ok(later));
+            assert_eq!(lose(&state, loss), loss);
+            assert_eq!(extend(&state, later), Err(loss));
+            assert_eq!(lose(&state, Loss::Taken), loss, "the first reason stays");
+            assert_eq!(*state.borrow(), Err(loss));
+            // The control: a renewal that is written down as it comes.
+            let _ = state.send_replace(Ok(later));
+            assert!(state.borrow().is_ok());
+        }
+        // Somebody has looked at the clock between the answer and its being written down.
+        let state = watch::Sender::new(Ok(past));
+        lose_at(&state, past);
+        assert_eq!(extend(&state, later), Err(Loss::Expired));
+        // Nobody has looked, and it is over all the same.
+        let state = watch::Sender::new(Ok(past));
+        assert_eq!(extend(&state, later), Err(Loss::Expired));
+        // Renewed before its time is over, it is not lost by who looked at the old time.
+        let soon = now + Duration::from_secs(300);
+        let state = watch::Sender::new(Ok(soon));
+        assert_eq!(extend(&state, later), Ok(()));
+        lose_at(&state, soon);
+        assert_eq!(*state.borrow(), Ok(later));
+    }
 }

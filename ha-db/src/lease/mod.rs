@@ -2,7 +2,7 @@
 //!
 //! # Promised
 //! - **A fencing token is granted once, and a later grant has a higher one**, whatever clocks, pauses, lost messages and failovers
-//!   do, and even if two primaries take writes ([`Fence`]).
+//!   do, and even if two primaries take writes, as long as each promotion has a timeline of its own ([`Fence`]).
 //! - **The holder knows of its loss before another is granted the lease**, as long as no abandoned primary takes writes:
 //!   [`Guard::check`], [`Guard::lost`] and [`Guard::run`] end a margin before anybody may take it. No two clocks are compared.
 //! - A holder outlives a failover that takes less than what is left of its lease. Renewals have connections of their own, so that a
@@ -12,6 +12,9 @@
 //! - A process that is stopped after it has looked, and goes on after its lease is over, does one more step. Only the resource
 //!   can refuse it: pass the fence along, or for writes to the same database use [`Guard::confirm`].
 //! - Two primaries at once can make two holders, with different fences. The one with the lower fence is the stale one.
+//! - PostgreSQL numbers timelines by what the promoted standby knows of. Two that are promoted without knowing of each other, at once or one
+//!   after the other died, get the same number, and with it may grant the same fence. One manager that promotes (Patroni, CloudNativePG), or an
+//!   archive of the log that all standbys restore from, keeps numbers apart; a standby promoted by hand after a lost one does not.
 //! - A machine that is suspended stops its monotonic clock, and wakes up too confident: the fence protects.
 //!
 //! How it works and why it is safe stands at [`ha_core::lease`].

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ha_core::backoff::Backoff;
-use tokio::task::AbortHandle;
-use tokio::time::timeout;
-use tokio_postgres::{AsyncMessage, Client};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
 use super::outbox::{Event, Missed, Outbox};
 use crate::postgres::{ConnectError, Router};
@@ -16,7 +16,7 @@ const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_
 /// A connection that listens. Dropped, it closes its socket at once.
 struct Listening {
     client: Client,
-    driver: AbortHandle,
+    driver: JoinHandle<()>,
 }
 
 impl Drop for Listening {
@@ -46,11 +46,9 @@ async fn follow(
     outbox: &Arc<Outbox>,
     check_interval: Duration,
 ) {
-    let mut changes = router.core.subscribe();
     let mut missed = Missed::Started;
     let mut attempt = 0_u32;
     loop {
-        changes.mark_unchanged();
         let view = router.core.view.load_full();
         let connected = match view.primary {
             Ok(index) => listen(router, index, channels, outbox)
@@ -58,23 +56,32 @@ async fn follow(
                 .map(|it| (index, it)),
             Err(_) => Err(ConnectError::Changed),
         };
+        let begun = Instant::now();
         match connected {
-            Ok((index, listening)) => {
-                attempt = 0;
+            Ok((index, mut listening)) => {
                 outbox.push(Event::MayHaveMissed(missed));
                 missed = Missed::Reconnected;
-                serve(router, index, view.epoch, &listening, check_interval).await;
+                serve(router, index, view.epoch, &mut listening, check_interval).await;
                 drop(listening);
                 outbox.push(Event::Interrupted);
                 router.core.kick();
+                if begun.elapsed() > BACKOFF.ceiling(u32::MAX) {
+                    attempt = 0;
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, attempt, "cannot listen for notifications yet");
-                let pause = BACKOFF.delay(attempt, fastrand::u64(..));
-                attempt = attempt.saturating_add(1);
-                let _ = timeout(pause, changes.changed()).await;
             }
         }
+        // Cut short by another primary, and not by each probe that finds the same one.
+        let pause = BACKOFF.delay(attempt, fastrand::u64(..));
+        attempt = attempt.saturating_add(1);
+        let mut changes = router.core.subscribe();
+        let other = changes.wait_for(|_| {
+            let now = router.core.view.load();
+            now.primary.is_ok() && (now.primary != view.primary || now.epoch != view.epoch)
+        });
+        let _ = timeout(pause, other).await;
     }
 }
 
@@ -99,10 +106,9 @@ async fn listen(
         }
     });
     let (client, driver) = timeout(limit, opening).await.map_err(late)??;
-    let driver = tokio::spawn(driver);
     let listening = Listening {
         client,
-        driver: driver.abort_handle(),
+        driver: tokio::spawn(driver),
     };
     let quoted = |name: &String| format!("LISTEN \"{}\";", name.replace('"', "\"\""));
     let all: String = channels.iter().map(quoted).collect();
@@ -118,7 +124,7 @@ async fn serve(
     router: &Router,
     index: usize,
     epoch: u64,
-    listening: &Listening,
+    listening: &mut Listening,
     check_interval: Duration,
 ) {
     let core = &router.core;
@@ -127,17 +133,26 @@ async fn serve(
         let moved = changes.wait_for(|_| {
             let view = core.view.load();
             // Without a primary nobody else can be listened to, and this one may come back.
-            listening.client.is_closed()
-                || view.epoch != epoch && view.primary.is_ok()
-                || view.primary.is_ok_and(|primary| primary != index)
+            view.primary.is_ok() && (view.epoch != epoch || view.primary != Ok(index))
         });
-        if let Ok(_moved) = timeout(check_interval, moved).await {
-            return;
+        tokio::select! {
+            _ = moved => return,
+            _ = &mut listening.driver => return,
+            () = sleep(check_interval) => {}
         }
-        let asking = listening.client.simple_query("SELECT pg_is_in_recovery()");
+        let asking = listening.client.simple_query(IS_STANDBY);
         match timeout(core.settings.probe_timeout, asking).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return,
+            Ok(Ok(answer)) if !is_standby(&answer) => {}
+            _ => return,
         }
     }
+}
+
+/// A standby takes part in no notification.
+const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";
+
+fn is_standby(answer: &[SimpleQueryMessage]) -> bool {
+    answer
+        .iter()
+        .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) != Some("f")))
 }

@@ -1,6 +1,6 @@
 //! The queue between what is heard and who reads it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 
@@ -47,8 +47,37 @@ pub enum Missed {
 /// The sending end.
 pub(super) struct Outbox {
     sender: mpsc::Sender<Event>,
-    dropped: AtomicU64,
-    overflowed: Notify,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+struct State {
+    /// Events that the reader had no room for and was not told of.
+    dropped: u64,
+    /// Whether anything is heard, by the last event.
+    listening: bool,
+    /// The reader knows that nothing is.
+    interrupted: bool,
+}
+
+impl State {
+    /// What has to be told of, apart from the events themselves. While nothing is heard, the reader must not take the end of an overflow for the
+    /// moment from which it can trust again.
+    fn news(&mut self) -> Option<Event> {
+        if self.dropped == 0 {
+            return None;
+        }
+        if self.listening {
+            let dropped = std::mem::take(&mut self.dropped);
+            return Some(Event::MayHaveMissed(Missed::Overflow { dropped }));
+        }
+        let told = std::mem::replace(&mut self.interrupted, true);
+        (!told).then_some(Event::Interrupted)
+    }
+
+    fn has_news(&self) -> bool {
+        self.dropped > 0 && (self.listening || !self.interrupted)
+    }
 }
 
 impl Outbox {
@@ -56,32 +85,48 @@ impl Outbox {
         let (sender, receiver) = mpsc::channel(capacity);
         let outbox = Self {
             sender,
-            dropped: AtomicU64::new(0),
-            overflowed: Notify::new(),
+            state: Mutex::new(State {
+                dropped: 0,
+                listening: true,
+                interrupted: false,
+            }),
+            changed: Notify::new(),
         };
         (outbox, receiver)
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Queues an event, or counts it as dropped: where one was dropped the next ones are as well, until the reader is told.
     pub(super) fn push(&self, event: Event) {
-        let full = self.dropped.load(Ordering::Acquire) > 0;
-        if full || self.sender.try_send(event).is_err() {
-            self.dropped.fetch_add(1, Ordering::AcqRel);
-            self.overflowed.notify_one();
+        let mut state = self.state();
+        let interrupts = event == Event::Interrupted;
+        if event.may_have_missed() {
+            (state.listening, state.interrupted) = (!interrupts, false);
+        }
+        if state.dropped > 0 || self.sender.try_send(event).is_err() {
+            state.dropped += 1;
+            self.changed.notify_one();
+        } else if interrupts {
+            state.interrupted = true;
         }
     }
 
     /// Tells the reader of what was dropped as soon as there is room, again and again. Never ends, but with the reader.
     pub(super) async fn report(&self) {
         loop {
-            while self.dropped.load(Ordering::Acquire) == 0 {
-                self.overflowed.notified().await;
+            while !self.state().has_news() {
+                self.changed.notified().await;
             }
             let Ok(room) = self.sender.reserve().await else {
                 return;
             };
-            let dropped = self.dropped.swap(0, Ordering::AcqRel);
-            room.send(Event::MayHaveMissed(Missed::Overflow { dropped }));
+            let mut state = self.state();
+            if let Some(news) = state.news() {
+                room.send(news);
+            }
         }
     }
 }
@@ -124,6 +169,45 @@ mod tests {
         assert_eq!(reader.recv().await, Some(note(0)));
         assert!(outbox.report().now_or_never().is_none());
         let overflow = Event::MayHaveMissed(Missed::Overflow { dropped: 2 });
+        assert_eq!(reader.recv().await, Some(overflow));
+    }
+
+    #[tokio::test]
+    async fn an_overflow_while_nothing_is_heard_does_not_pass_for_the_end_of_the_silence() {
+        let (outbox, mut reader) = Outbox::new(2);
+        let reconnected = || Event::MayHaveMissed(Missed::Reconnected);
+        outbox.push(Event::MayHaveMissed(Missed::Started));
+        (0..4).for_each(|n| outbox.push(note(n)));
+        outbox.push(Event::Interrupted);
+        for expected in [Event::MayHaveMissed(Missed::Started), note(0)] {
+            assert!(outbox.report().now_or_never().is_none());
+            assert_eq!(reader.recv().await, Some(expected));
+        }
+        assert!(outbox.report().now_or_never().is_none());
+        assert_eq!(reader.recv().await, Some(Event::Interrupted));
+        assert!(outbox.report().now_or_never().is_none());
+        assert!(
+            reader.recv().now_or_never().is_none(),
+            "told once, and no more"
+        );
+        outbox.push(reconnected());
+        outbox.push(note(9));
+        assert!(outbox.report().now_or_never().is_none());
+        // Three notes, the end and the new beginning, and the note after it.
+        let overflow = Event::MayHaveMissed(Missed::Overflow { dropped: 6 });
+        assert_eq!(reader.recv().await, Some(overflow));
+        outbox.push(note(10));
+        assert_eq!(reader.recv().await, Some(note(10)));
+
+        // Heard of before there was an overflow, it is not told of again.
+        outbox.push(Event::Interrupted);
+        outbox.push(reconnected());
+        outbox.push(note(11));
+        assert!(outbox.report().now_or_never().is_none());
+        assert_eq!(reader.recv().await, Some(Event::Interrupted));
+        assert_eq!(reader.recv().await, Some(reconnected()));
+        assert!(outbox.report().now_or_never().is_none());
+        let overflow = Event::MayHaveMissed(Missed::Overflow { dropped: 1 });
         assert_eq!(reader.recv().await, Some(overflow));
     }
 }

@@ -17,6 +17,9 @@ use crate::postgres::Router;
 /// PostgreSQL cuts longer names, and would then listen on another channel.
 const LONGEST_NAME: usize = 63;
 
+/// The largest queue; what holds more is no queue but a leak.
+const LARGEST: usize = 1_000_000;
+
 /// Settings of a [`Subscription`].
 #[derive(Debug, Clone)]
 #[must_use = "nothing is listened to before `build`"]
@@ -34,7 +37,7 @@ impl Builder {
         self
     }
 
-    /// How many events may wait for the reader; default 1024, some hundred kilobytes of usual payloads.
+    /// How many events may wait for the reader; default 1024, some hundred kilobytes of usual payloads; 1,000,000 at most.
     pub fn capacity(mut self, events: usize) -> Self {
         self.capacity = events;
         self
@@ -62,8 +65,13 @@ impl Builder {
                 return refuse(&quoted, "must have 1 to 63 bytes, none of them zero");
             }
         }
-        if self.capacity == 0 {
-            return Err(ConfigError::new("capacity", 0, "must be at least 1"));
+        if self.capacity == 0 || self.capacity > LARGEST {
+            let capacity = self.capacity;
+            return Err(ConfigError::new(
+                "capacity",
+                capacity,
+                "must be from 1 to 1,000,000",
+            ));
         }
         ConfigError::positive("check_interval", self.check_interval)?;
         ConfigError::at_most_a_day("check_interval", self.check_interval)?;

@@ -129,6 +129,12 @@ impl Router {
         Ok(Conn::pooled(lease))
     }
 
+    /// As [`Router::write`], on a connection that only leases and registries use: a full pool does not stop it.
+    pub(crate) async fn write_reserved(&self) -> Result<Conn, Error> {
+        let lease = lend_primary(&self.core, None, true, true).await?;
+        Ok(Conn::pooled(lease))
+    }
+
     /// A transaction on the primary. Waits up to `write_wait` for a primary.
     ///
     /// # Errors

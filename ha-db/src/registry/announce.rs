@@ -78,6 +78,12 @@ impl Announcement {
         *self.standing.borrow()
     }
 
+    fn superseded(&self) -> Error {
+        Error::Superseded {
+            key: self.key.to_string(),
+        }
+    }
+
     /// Waits until the first heartbeat is written: from then on watchers hear of it.
     ///
     /// # Errors
@@ -91,15 +97,14 @@ impl Announcement {
             standing.wait_for(|now| matches!(now, Standing::Announced | Standing::Superseded));
         match timeout(limit, settled).await {
             Ok(Ok(now)) if *now == Standing::Announced => Ok(()),
-            Ok(_) => Err(Error::Superseded {
-                key: self.key.to_string(),
-            }),
+            Ok(_) => Err(self.superseded()),
             Err(_) => Err(Error::TimedOut { limit }),
         }
     }
 
     /// Takes it out: watchers leave it out at their next look. Call it before the last requests end, and serve those. No heartbeat is sent
-    /// any more, whatever the outcome, so that after an error it fades.
+    /// any more, whatever the outcome, so that after an error it fades. So does one that the store never confirmed, though it may have been
+    /// written: which of those under its key is its own, and which a successor's, cannot be told.
     ///
     /// # Errors
     /// [`Error`] when that could not be written in three tries. [`Error::Superseded`] when there is nothing of ours to take out.
@@ -109,9 +114,12 @@ impl Announcement {
     pub async fn drain(self) -> Result<(), Error> {
         self.task.abort();
         let incarnation = self.said.incarnation.load(Ordering::Acquire);
-        if incarnation == 0 && self.standing() == Standing::Pending {
-            // A heartbeat that is on its way at this moment, and lands, fades.
-            return Ok(());
+        if incarnation == 0 {
+            // To take the key over would be to take it from a successor.
+            return match self.standing() {
+                Standing::Superseded => Err(self.superseded()),
+                _ => Ok(()),
+            };
         }
         let beat = self.said.beats.load(Ordering::Acquire) + 1;
         let mut tries = 0;

@@ -2,13 +2,14 @@
 //!
 //! # What is promised
 //! - **Who is announced is heard of** within one heartbeat and one look, on every watcher, with its address, weight, place and metadata.
-//! - **Who drains is gone** at the next look. **Who dies is gone** when the silence is too unlikely ([`ha_core::phi`]), after some three
-//!   heartbeats; how long that is for each, [`Watch::members`] says.
-//! - **The store being away changes nothing.** While it does not answer the last good set stays, and the silence of that time counts
-//!   for nothing. Registrations survive a failover, a lossy one as well: each heartbeat carries the whole announcement.
-//! - **A set never becomes empty by silence**, and when more than half of all fall silent at once it is the store that is suspected (one that
-//!   takes no writes, say), not they: all of them stay.
+//! - **Who drains is gone** at the next look, unless it is the last one: a set is never empty. **Who dies is gone** when the silence is too
+//!   unlikely ([`ha_core::phi`]), after some three heartbeats; how long that is for each, [`Watch::members`] says.
+//! - **The store being away changes nothing.** While it does not answer the last good set stays, and the silence of that time, but not what
+//!   there was before it, counts for nothing. Registrations survive a failover, a lossy one as well: each heartbeat carries the whole announcement.
+//! - **Silence of most is the store's** (one that takes no writes, say), not theirs: when somebody would have to go, and more than half of all have
+//!   gone so lately or are late as well, all of them stay until half are in time again. The others then have their time anew.
 //! - **A successor wins.** Who announces a key that is taken replaces the old holder, whose heartbeats and drain then count for nothing.
+//! - In PostgreSQL heartbeats and looks have connections of their own, so that a full pool does not take an app out.
 //! - Sets are delivered whole, and only when something is different. Only the newest is kept for a slow reader.
 //!
 //! # What is not

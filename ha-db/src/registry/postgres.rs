@@ -8,9 +8,6 @@ use super::Error;
 use super::wire::Row;
 use crate::postgres::{Error as DbError, Router};
 
-/// Serializes migrations over all app servers: the first eight bytes of "ha-regis" as a number.
-const MIGRATION_LOCK: i64 = 0x6861_2d72_6567_6973;
-
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS ha_registry (
     service text NOT NULL,
@@ -52,23 +49,8 @@ const SWEEP: &str = "DELETE FROM ha_registry WHERE service = $1 AND seen_at < cl
 /// # Cancel safety
 /// Dropped half way, it is rolled back; call it again.
 pub async fn migrate(router: &Router) -> Result<(), Error> {
-    let transaction = router.transaction().await?;
-    let exists = "SELECT to_regclass('ha_registry') IS NOT NULL";
-    let rows = transaction.query_typed(exists, &[]).await;
-    let exists: bool = rows.map_err(DbError::from)?[0].get(0);
-    if !exists {
-        let lock = "SELECT pg_advisory_xact_lock($1)";
-        transaction
-            .query_typed(lock, &[(&MIGRATION_LOCK, Type::INT8)])
-            .await
-            .map_err(DbError::from)?;
-        transaction
-            .batch_execute(SCHEMA)
-            .await
-            .map_err(DbError::from)?;
-    }
-    transaction.commit().await?;
-    Ok(())
+    let what = "creating the registry's table";
+    Ok(crate::migrate::create(router, "ha_registry", SCHEMA, what).await?)
 }
 
 /// `None` when a successor has the key.
@@ -81,13 +63,9 @@ pub(super) async fn beat(
     every: Duration,
     text: &str,
 ) -> Result<Option<i64>, Error> {
-    let conn = router.write().await?;
+    // A pool that the app has used up must not take it out of the set as well.
+    let conn = router.write_reserved().await?;
     let every = i64::try_from(every.as_millis()).unwrap_or(i64::MAX);
-    if beat % 100 == 0 {
-        conn.query_typed(SWEEP, &[(&service, Type::TEXT)])
-            .await
-            .map_err(DbError::from)?;
-    }
     let rows = conn
         .query_typed(
             BEAT,
@@ -102,12 +80,18 @@ pub(super) async fn beat(
         )
         .await
         .map_err(DbError::from)?;
+    if beat % 100 == 0 {
+        // The heartbeat is written; the next sweep does as well.
+        if let Err(error) = conn.query_typed(SWEEP, &[(&service, Type::TEXT)]).await {
+            tracing::debug!(service, %error, "rows of the dead are not cleared");
+        }
+    }
     Ok(rows.first().map(|row| row.get(0)))
 }
 
 pub(super) async fn look(router: &Router, service: &str) -> Result<Vec<Row>, Error> {
     // A replica that does not replay would make everybody look dead.
-    let conn = router.write().await?;
+    let conn = router.write_reserved().await?;
     let rows = conn
         .query_typed(LOOK, &[(&service, Type::TEXT)])
         .await

@@ -1,7 +1,11 @@
 //! Leases on real servers: standbys, stopped processes, failovers.
 #![allow(clippy::unwrap_used)]
 
+mod cancel;
 mod processes;
+
+#[path = "../polls/mod.rs"]
+mod polls;
 
 use std::time::{Duration, Instant};
 
