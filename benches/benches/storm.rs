@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ha_benches::Arguments;
 use ha_tower::drain::{self, Drain};
 use ha_tower::proxy::ReverseProxy;
 use ha_tower::retry::RetryLayer;
@@ -61,14 +61,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{who:<24} {factor:>6.2}");
         factors.insert(who, factor);
     }
-    let mut args = std::env::args_os().skip_while(|arg| arg != "--rows");
-    args.next();
-    if let Some(path) = args.next().map(PathBuf::from) {
-        let ours = factors.remove(OURS);
-        let row =
-            json!({"bench": "storm", "case": "three_tiers", "ours_factor": ours, "peers": factors});
-        std::fs::write(path, format!("{:#}\n", Value::Array(vec![row])))?;
-    }
+    let ours = factors.remove(OURS);
+    let row =
+        json!({"bench": "storm", "case": "three_tiers", "ours_factor": ours, "peers": factors});
+    Arguments::read().write(format!("{:#}\n", Value::Array(vec![row])))?;
     Ok(())
 }
 

@@ -4,11 +4,13 @@
 //! or the name of a peer. `peers` is a workspace of its own with groups of the same names: `cargo xtask bench` puts its
 //! results into the same rows. Benches whose name ends in `_memory` count instead of measuring time and write [`memory::Rows`].
 
+mod arguments;
 mod crowd;
 pub mod markdown;
 pub mod memory;
 mod service;
 
+pub use arguments::Arguments;
 pub use crowd::Crowd;
 pub use service::{Noop, Work, Worked, at_once, work};
 

@@ -10,10 +10,10 @@
 #[path = "../../../tests/tests/overload/service.rs"]
 mod service;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Router;
+use ha_benches::Arguments;
 use ha_testbed::load::Histogram;
 use ha_tower::limit::{
     AdaptiveConfig, Algorithm, Gradient2, LimitLayer, Order, QueueConfig, Vegas,
@@ -108,8 +108,6 @@ async fn measure() -> Vec<Line> {
 }
 
 fn main() {
-    let mut args = std::env::args_os().skip_while(|arg| arg != "--rows");
-    let rows = args.nth(1).map(PathBuf::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -144,19 +142,17 @@ fn main() {
             100.0 * line.critical_ratio,
         );
     }
-    if let Some(path) = rows {
-        let rows = lines.iter().map(|line| {
-            json!({
-                "bench": "overload",
-                "case": line.name,
-                "good_per_second": line.good_per_second,
-                "of_peak": line.good_per_second / peak.good_per_second,
-                "p99_ns": line.p99.as_nanos() as u64,
-                "p99_of_idle": line.p99.as_secs_f64() / idle.p99.as_secs_f64(),
-                "critical_ratio": line.critical_ratio,
-            })
-        });
-        let text = format!("{:#}\n", Value::Array(rows.collect()));
-        std::fs::write(path, text).unwrap();
-    }
+    let rows = lines.iter().map(|line| {
+        json!({
+            "bench": "overload",
+            "case": line.name,
+            "good_per_second": line.good_per_second,
+            "of_peak": line.good_per_second / peak.good_per_second,
+            "p99_ns": line.p99.as_nanos() as u64,
+            "p99_of_idle": line.p99.as_secs_f64() / idle.p99.as_secs_f64(),
+            "critical_ratio": line.critical_ratio,
+        })
+    });
+    let text = format!("{:#}\n", Value::Array(rows.collect()));
+    Arguments::read().write(text).unwrap();
 }

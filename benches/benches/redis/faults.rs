@@ -1,21 +1,22 @@
 //! The faults, each on servers of its own.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use ha_testbed::redis::{Cluster, MASTER_NAME, Redis};
+use ha_testbed::redis::{Cluster, MASTER_NAME, Node, Redis};
 use redis::{Value, cmd};
 
 use crate::contenders;
-use crate::writers::{Outage, Writers};
+use crate::writers::Outage;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Slot of `{foo}`.
 const SLOT: u16 = 12_182;
 const FROZEN: Duration = Duration::from_secs(14);
-/// What is written before the fault, by each, and how long those that can go on are let go on after it.
-const BEFORE: usize = 500;
-const AFTER: Duration = Duration::from_secs(5);
+/// What is acknowledged to each before the fault.
+const BEFORE: usize = 300;
+/// What is acknowledged to those that go on once it is over, and how long those are waited for that do not.
+const AFTER: usize = 50;
+const PATIENCE: Duration = Duration::from_secs(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -67,36 +68,47 @@ async fn eventually(what: &str, mut done: impl AsyncFnMut() -> bool) {
     }
 }
 
-pub(crate) async fn run(fault: Fault) -> Vec<Outage> {
+/// The version of the servers, and what the fault did to each.
+pub(crate) async fn run(fault: Fault) -> (String, Vec<Outage>) {
     let builder = if fault.is_sentinel() {
         Redis::sentinel(3)
     } else {
         Redis::cluster(6)
     };
     let cluster = builder.start().await.unwrap();
+    let started = Instant::now();
     let mut all = if fault.is_sentinel() {
         contenders::at_sentinel(&cluster).await
     } else {
         contenders::in_cluster(&cluster).await
     };
-    eventually("all write", async || {
-        all.iter().all(|writers| writers.count() >= BEFORE)
-    })
-    .await;
+    let everybody = |since, count| {
+        let mut each = all.iter();
+        each.all(|writers| writers.acknowledged_since(since) >= count)
+    };
+    eventually("all write", async || everybody(started, BEFORE)).await;
     let begun = Instant::now();
-    let new = inflict(fault, &cluster).await;
-    tokio::time::sleep(AFTER).await;
+    let master = inflict(fault, &cluster).await;
+    let over = Instant::now();
+    while !everybody(over, AFTER) && over.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     for writers in &mut all {
         writers.finish().await;
     }
-    let keys: Vec<String> = cluster.nodes[new]
-        .command(cmd("KEYS").arg("*"))
-        .await
-        .unwrap();
-    let keys: HashSet<String> = keys.into_iter().collect();
-    all.iter()
-        .map(|writers: &Writers| writers.outage(begun, &keys))
-        .collect()
+    let master = &cluster.nodes[master];
+    let mut outages = Vec::new();
+    for writers in &all {
+        outages.push(writers.outage(begun, over, master).await);
+    }
+    (version(master).await, outages)
+}
+
+async fn version(node: &Node) -> String {
+    let info: String = node.command(cmd("INFO").arg("server")).await.unwrap();
+    let mut lines = info.lines();
+    let version = lines.find_map(|line| line.strip_prefix("redis_version:"));
+    version.unwrap_or("unknown").to_owned()
 }
 
 /// Does it, and returns who is the master when it is over.

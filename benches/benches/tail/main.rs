@@ -16,12 +16,12 @@ mod thread;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use backends::Backends;
 use contenders::Contender;
 use generator::Tally;
+use ha_benches::Arguments;
 use report::Report;
 use tokio::task::JoinSet;
 
@@ -37,43 +37,18 @@ const MEASURE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> io::Result<()> {
-    let Arguments { rows, only } = Arguments::read();
+    let arguments = Arguments::read();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let report = runtime.block_on(measure(&only))?;
+    let report = runtime.block_on(measure(&arguments))?;
     print!("{report}");
-    if let Some(path) = rows {
-        std::fs::write(path, report.rows())?;
-    }
-    Ok(())
+    arguments.write(report.rows())
 }
 
-#[derive(Debug, Default)]
-struct Arguments {
-    rows: Option<PathBuf>,
-    only: Vec<String>,
-}
-
-impl Arguments {
-    /// `--rows FILE` and words; other flags are cargo's.
-    fn read() -> Self {
-        let mut read = Self::default();
-        let mut args = std::env::args().skip(1);
-        while let Some(arg) = args.next() {
-            if arg == "--rows" {
-                read.rows = args.next().map(PathBuf::from);
-            } else if !arg.starts_with('-') {
-                read.only.push(arg);
-            }
-        }
-        read
-    }
-}
-
-async fn measure(only: &[String]) -> io::Result<Report> {
+async fn measure(arguments: &Arguments) -> io::Result<Report> {
     let mut contenders = contenders::all();
-    contenders.retain(|c| only.is_empty() || only.iter().any(|word| c.name.contains(&**word)));
+    contenders.retain(|contender| arguments.want(contender.name));
     let mut report = Report::default();
     for contender in &contenders {
         println!("closed loop, {CONNECTIONS} connections: {}", contender.name);
