@@ -89,6 +89,7 @@ impl fmt::Debug for Key {
 ///
 /// let rotated = KeyRing::new(Key::from_bytes(&[2; 32])?, [Key::from_bytes(&[1; 32])?]);
 /// assert!(rotated.verify("token", b"value", &tag));
+/// assert_eq!(rotated.verified_by("token", b"value", &tag), Some(1), "the one before the current one");
 /// assert!(!rotated.verify("cookie", b"value", &tag), "another purpose");
 /// # Ok::<(), ha_core::sign::KeyError>(())
 /// ```
@@ -121,9 +122,15 @@ impl KeyRing {
     /// differs.
     #[must_use]
     pub fn verify(&self, domain: &str, message: &[u8], tag: &[u8]) -> bool {
+        self.verified_by(domain, message, tag).is_some()
+    }
+
+    /// As [`verify`](Self::verify), and which key it was: 0 is the current one.
+    #[must_use]
+    pub fn verified_by(&self, domain: &str, message: &[u8], tag: &[u8]) -> Option<usize> {
         std::iter::once(&self.current)
             .chain(&self.previous)
-            .any(|key| key.mac(domain, message).verify_slice(tag).is_ok())
+            .position(|key| key.mac(domain, message).verify_slice(tag).is_ok())
     }
 
     /// A secret for the purpose `domain` from each key, the current one's first: for what a signature is not enough for, such as

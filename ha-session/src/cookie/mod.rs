@@ -2,7 +2,8 @@
 //!
 //! They are two, because answers overtake each other on their way. The id is sent only when it changes: otherwise the late answer of
 //! a request that merely wrote would put back an id that was rotated away meanwhile. The version is sent with each commit, and
-//! holds for one id only, so that a late one is worth nothing beside a newer id.
+//! holds for one id only, so that a late one is worth nothing beside a newer id. One that was made with an older key of the ring is
+//! sent anew with the next commit, so that the older key can be dropped one day.
 
 mod config;
 mod seal;
@@ -95,13 +96,20 @@ impl Cookies {
     /// The first cookie of our name that is of our making. Whatever else there is counts as no cookie: it says nothing
     /// about any session.
     pub(crate) fn read(&self, headers: &HeaderMap) -> Option<Presented> {
-        let presented = named(headers, &self.name).find_map(|text| self.decode(text))?;
+        Some(self.read_dated(headers)?.0)
+    }
+
+    /// As [`read`](Self::read), and whether the cookie was made with an older key than new ones are.
+    pub(crate) fn read_dated(&self, headers: &HeaderMap) -> Option<(Presented, bool)> {
+        let (key, presented) =
+            named(headers, &self.name).find_map(|text| self.decode_by(text))?;
         let told = named(headers, &self.version_name);
         let told = told.filter_map(|text| self.decode_version(presented.id, text));
-        Some(Presented {
+        let newest = Presented {
             floor: told.fold(presented.floor, Version::max),
             ..presented
-        })
+        };
+        Some((newest, key > 0))
     }
 
     /// The version that a cookie says the holder of this id was told.
@@ -117,30 +125,36 @@ impl Cookies {
         holds.then(|| Version::new(u64::from_be_bytes(*version)))
     }
 
+    #[cfg(test)]
     pub(crate) fn decode(&self, text: &str) -> Option<Presented> {
+        Some(self.decode_by(text)?.1)
+    }
+
+    /// What a cookie says, and by which key of the ring.
+    fn decode_by(&self, text: &str) -> Option<(usize, Presented)> {
         if text.len() > MAX_TEXT {
             return None;
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (&format, body) = bytes.split_first()?;
-        let plain = match format {
+        let (key, plain) = match format {
             SIGNED => {
                 let (payload, signature) = body.split_at_checked(PAYLOAD_LEN)?;
-                if signature.len() != SIGNATURE_LEN
-                    || !self.keys.verify(&self.domain, payload, signature)
-                {
+                if signature.len() != SIGNATURE_LEN {
                     return None;
                 }
-                payload.to_vec()
+                let key = self.keys.verified_by(&self.domain, payload, signature)?;
+                (key, payload.to_vec())
             }
-            ENCRYPTED => self.sealer.open(self.domain.as_bytes(), body)?,
+            ENCRYPTED => self.sealer.opened_by(self.domain.as_bytes(), body)?,
             _ => return None,
         };
         let (id, floor) = plain.split_first_chunk::<ID_LEN>()?;
-        Some(Presented {
+        let presented = Presented {
             id: SessionId::from_bytes(*id),
             floor: Version::new(u64::from_be_bytes(floor.try_into().ok()?)),
-        })
+        };
+        Some((key, presented))
     }
 
     fn encode(&self, presented: Presented) -> Result<String, getrandom::Error> {

@@ -42,14 +42,20 @@ impl Sealer {
 
     /// What [`seal`](Self::seal) was given, if it was in the same context and with a key of the ring.
     pub(super) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        Some(self.opened_by(context, sealed)?.1)
+    }
+
+    /// As [`open`](Self::open), and which key it was: 0 is the newest.
+    pub(super) fn opened_by(&self, context: &[u8], sealed: &[u8]) -> Option<(usize, Vec<u8>)> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let nonce = XNonce::from(*nonce);
-        self.ciphers.iter().find_map(|cipher| {
+        let mut ciphers = self.ciphers.iter().enumerate();
+        ciphers.find_map(|(key, cipher)| {
             let payload = Payload {
                 msg: sealed,
                 aad: context,
             };
-            cipher.decrypt(&nonce, payload).ok()
+            Some((key, cipher.decrypt(&nonce, payload).ok()?))
         })
     }
 }

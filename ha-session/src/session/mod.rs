@@ -61,6 +61,7 @@ impl Session {
     pub(crate) fn new(shared: Arc<Shared>, arrived: Arrived) -> Self {
         let state = State {
             current: arrived.presented,
+            dated: arrived.dated,
             tickets: arrived.tickets,
             #[cfg(feature = "migrate-tower-sessions")]
             legacy: arrived.legacy,

@@ -29,8 +29,10 @@ pub(crate) struct Shared {
 impl Shared {
     /// What a request with these headers came with.
     pub(crate) fn arrived(&self, headers: &HeaderMap) -> Arrived {
+        let (presented, dated) = self.cookies.read_dated(headers).unzip();
         let mut arrived = Arrived {
-            presented: self.cookies.read(headers),
+            presented,
+            dated: dated.unwrap_or_default(),
             ..Arrived::default()
         };
         #[cfg(feature = "migrate-tower-sessions")]
@@ -53,6 +55,8 @@ impl Shared {
 #[derive(Default)]
 pub(crate) struct Arrived {
     pub(crate) presented: Option<Presented>,
+    /// Its cookie was made with an older key than new ones are.
+    pub(crate) dated: bool,
     /// The texts of its tickets.
     pub(crate) tickets: Vec<String>,
     /// The id of tower-sessions that `presented` was made from.
@@ -76,6 +80,8 @@ pub(crate) struct Settings {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) current: Option<Presented>,
+    /// The cookie that the client came with was made with an older key than new ones are.
+    pub(super) dated: bool,
     /// What was drawn for a commit that is not confirmed: it may be stored under it.
     pub(super) drawn: Option<SessionId>,
     /// A commit was sent and may be stored, though nobody said so.
@@ -99,8 +105,11 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Whether the client came with this id in a cookie of ours.
+    /// Whether the client came with this id in a cookie of ours, as it would be made now.
     pub(super) fn is_held(&self, id: SessionId) -> bool {
+        if self.dated {
+            return false;
+        }
         #[cfg(feature = "migrate-tower-sessions")]
         if self.legacy.is_some() {
             return false;
