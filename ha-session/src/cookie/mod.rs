@@ -101,8 +101,7 @@ impl Cookies {
 
     /// As [`read`](Self::read), and whether the cookie was made with an older key than new ones are.
     pub(crate) fn read_dated(&self, headers: &HeaderMap) -> Option<(Presented, bool)> {
-        let (key, presented) =
-            named(headers, &self.name).find_map(|text| self.decode_by(text))?;
+        let (key, presented) = named(headers, &self.name).find_map(|text| self.decode_by(text))?;
         let told = named(headers, &self.version_name);
         let told = told.filter_map(|text| self.decode_version(presented.id, text));
         let newest = Presented {
