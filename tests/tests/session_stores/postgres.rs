@@ -60,6 +60,33 @@ async fn requests_merge_sign_out_is_final_and_planted_ids_gain_nothing() {
     assert!(!planted_id_is_signed_in(store).await);
 }
 
+/// The primary is too busy to answer in the time after which a replica would be asked. Giving up the read there would refuse a request that
+/// could be served, and have the server do the same work again for the next.
+#[tokio::test]
+async fn a_busy_primary_is_waited_for_where_there_is_no_replica_to_ask() {
+    let (cluster, store) = migrated(0).await;
+    let key = SessionKey::from_parts([1, 2], [9; 32]);
+    let mut patch = Patch::new();
+    patch.set("user", &b"ann"[..]);
+    let create = Commit::create(key, patch, Expiry::default(), 1000);
+    let Outcome::Committed(record) = store.commit(create).await.unwrap() else {
+        panic!("not committed");
+    };
+    let mut admin = cluster.nodes[0].client().await.unwrap();
+    let busy = admin.transaction().await.unwrap();
+    busy.batch_execute("lock table ha_session in access exclusive mode")
+        .await
+        .unwrap();
+    let read = {
+        let store = store.clone();
+        tokio::spawn(async move { store.load(key, record.version).await })
+    };
+    tokio::time::sleep(PostgresStore::PRIMARY_WAIT * 2).await;
+    busy.rollback().await.unwrap();
+    let load = read.await.unwrap();
+    assert!(matches!(load, Load::Found(_)), "{load:?}");
+}
+
 #[tokio::test]
 async fn many_nodes_migrate_at_once_and_a_newer_schema_is_refused() {
     let (cluster, router) = bed(0).await;

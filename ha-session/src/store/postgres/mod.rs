@@ -5,9 +5,11 @@ mod migrate;
 mod row;
 
 use std::fmt;
+use std::pin::pin;
 use std::time::Duration;
 
 use ha_db::postgres::{Causal, Conn, Consistency, Error, Router};
+use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -87,9 +89,13 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// How long a read waits for the primary before it asks a replica, 500 ms: longer than a healthy primary needs,
+    /// How long a read waits for the primary before it asks a replica as well, 500 ms: longer than a healthy primary needs,
     /// short enough for a user who waits.
     pub const PRIMARY_WAIT: Duration = Duration::from_millis(500);
+
+    /// How long a read waits for the primary when no replica can prove an answer, 3 s: more than a busy one needs, and less than
+    /// a request waits for its store.
+    const PRIMARY_LIMIT: Duration = Duration::from_secs(3);
 
     /// A store on this router.
     #[must_use]
@@ -244,13 +250,19 @@ impl PostgresStore {
         Ok(rows.into_iter().next())
     }
 
-    async fn load_from_primary(&self, key: SessionKey) -> Result<Load, StoreError> {
-        let after = self.primary_wait;
-        let read = self.read(Consistency::Strong, key);
-        let row = tokio::time::timeout(after, read)
-            .await
-            .unwrap_or(Err(StoreError::Timeout { after }))?;
-        row::load(row)
+    async fn load_from_primary(&self, key: SessionKey, floor: Version) -> Result<Load, StoreError> {
+        let row = self.read(Consistency::Strong, key).await?;
+        let load = row::load(row)?;
+        if let Load::Found(record) = &load
+            && record.version < floor
+        {
+            tracing::warn!(
+                found = record.version.get(),
+                told = floor.get(),
+                "postgresql lost acknowledged session changes"
+            );
+        }
+        Ok(load)
     }
 
     /// A replica's answer, where it proves itself; otherwise why the primary did not answer.
@@ -286,19 +298,30 @@ impl fmt::Debug for PostgresStore {
 
 impl Store for PostgresStore {
     async fn load(&self, key: SessionKey, floor: Version) -> Load {
-        match self.load_from_primary(key).await {
-            Ok(load) => {
-                if let Load::Found(record) = &load
-                    && record.version < floor
-                {
-                    tracing::warn!(
-                        found = record.version.get(),
-                        told = floor.get(),
-                        "postgresql lost acknowledged session changes"
-                    );
+        let after = self.primary_wait;
+        let mut primary = pin!(self.load_from_primary(key, floor));
+        let answer = match timeout(after, primary.as_mut()).await {
+            Ok(answer) => answer,
+            // It may be gone or only busy. To give up what it is at would make a busy one busier: it is waited for, while a replica
+            // is asked where there is one.
+            Err(_) => {
+                let mut why = StoreError::Timeout { after };
+                if self.router.status().nodes.len() > 1 {
+                    match self.load_from_replica(key, floor, why).await {
+                        Load::Unknown(error) => why = error,
+                        load => return load,
+                    }
                 }
-                load
+                let rest = Self::PRIMARY_LIMIT.saturating_sub(after);
+                match timeout(rest, primary).await {
+                    Ok(Ok(load)) => return load,
+                    Ok(Err(error)) => return Load::Unknown(error),
+                    Err(_) => return Load::Unknown(why),
+                }
             }
+        };
+        match answer {
+            Ok(load) => load,
             Err(error @ (StoreError::Format { .. } | StoreError::Corrupt { .. })) => {
                 Load::Unknown(error)
             }
