@@ -22,7 +22,8 @@
 //! time says nothing, because it did so when the endpoint was ejected.
 //!
 //! At most 10 % are ejected at a time, though always one where there are two or more. A run of failures that the
-//! cap keeps from ejecting is looked at again at the next sweep.
+//! cap keeps from ejecting is looked at again at the next sweep, unless an active check that failed has passed since: what was
+//! counted before that is forgotten, whether it was ejected or not.
 //!
 //! # How it is run
 //! Each request calls [`Counters::record`], which is two relaxed atomic operations while all is well. One task owns the

@@ -190,7 +190,11 @@ impl Outliers {
             return None;
         }
         let watched = self.watched.iter_mut().find(|w| w.key == *key)?;
-        watched.until?;
+        if watched.until.is_none() {
+            // The cap has spared it, or its interval is not over: a run of failures from before would eject it now that it is well.
+            watched.counters.forget();
+            return None;
+        }
         Some(watched.returns(ReturnCause::Check))
     }
 

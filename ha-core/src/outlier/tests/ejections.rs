@@ -95,6 +95,26 @@ fn a_check_that_goes_from_failing_to_passing_ends_the_ejection_and_no_other_does
 }
 
 #[test]
+fn one_that_the_cap_spared_is_not_ejected_for_old_failures_when_its_check_passes_again() {
+    for checked in [true, false] {
+        let mut bed = Bed::new(3);
+        for i in 0..2 {
+            bed.record(i, Outcome::ConnectFailure, 5);
+        }
+        bed.at(0);
+        assert_eq!(bed.ejected(), [0]);
+        // Both are started again.
+        if checked {
+            assert_eq!(bed.outliers.check_changed(&key(1), Failing, Passing), None);
+        }
+        bed.outliers.check_changed(&key(0), Failing, Passing);
+        bed.at(10);
+        let control: &[usize] = if checked { &[] } else { &[1] };
+        assert_eq!(bed.ejected(), control);
+    }
+}
+
+#[test]
 fn what_was_counted_before_and_during_an_ejection_is_forgotten() {
     let mut bed = Bed::new(3);
     bed.record(0, Outcome::Failure, 5);

@@ -20,7 +20,7 @@ async fn expired_outcomes_are_forgotten_and_deleted_in_batches() {
         .batch_execute(
             "UPDATE ha_idempotency SET expires_at = now() - interval '1 s'
                  WHERE created_at = (SELECT max(created_at) FROM ha_idempotency);
-             INSERT INTO ha_idempotency SELECT sha256(i::text::bytea), '', '', now(), now() - interval '1 h'
+             INSERT INTO ha_idempotency SELECT sha256(i::text::bytea), '', '', 0, 0, now(), now() - interval '1 h'
                  FROM generate_series(1, 1200) i",
         )
         .await
