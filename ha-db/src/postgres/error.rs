@@ -194,7 +194,12 @@ impl Error {
                 | Self::Pool { .. }
                 | Self::Timeout { .. }
         ) || self.is_unknown()
-            || matches!(self, Self::Query(error) if is_disconnect(error))
+            || self.is_disconnected()
+    }
+
+    /// Whether the connection ended under a query.
+    pub(crate) fn is_disconnected(&self) -> bool {
+        matches!(self, Self::Query(error) if is_disconnect(error))
     }
 
     /// Whether an acknowledged write of this client is gone.

@@ -138,8 +138,16 @@ impl Router {
         let limit = self.core.settings.commit_timeout;
         let end = after(limit);
         loop {
-            let judgement = self.look(doubt).await?;
+            let looked = self.look(doubt).await;
             let late = tokio::time::Instant::now() >= end;
+            let judgement = match looked {
+                // What ended the connection of the commit may have ended this one, and nobody had noticed yet.
+                Err(error) if !late && error.is_disconnected() => {
+                    tokio::time::sleep(AGAIN).await;
+                    continue;
+                }
+                looked => looked?,
+            };
             match judgement {
                 Judgement::Is(outcome) => return Ok(outcome),
                 Judgement::Unread if late => return Ok(Outcome::Unprovable),

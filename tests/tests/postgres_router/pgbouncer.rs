@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ha_db::postgres::{Causal, Conn, Error, Role, Router};
+use ha_db::postgres::{Causal, Error, Role, Router};
 use ha_testbed::ports::Reservation;
 use ha_testbed::postgres::{Cluster, Postgres};
 use ha_testbed::process::{Bed, Process, Spec};
 use ha_testbed::setup::{self, Tool};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls};
 
 use crate::support::{DEADLINE, all_in_use, eventually, prepared, sees, started, write};
 
@@ -83,8 +84,10 @@ async fn start(mode: &str) -> (Cluster, Bouncers, Router) {
 }
 
 /// When the server of a connection was started. Asked without a prepared statement.
-async fn life(conn: &Conn) -> Option<String> {
-    let rows = conn.simple_query("SELECT pg_postmaster_start_time()").await;
+async fn life(client: &Client) -> Option<String> {
+    let rows = client
+        .simple_query("SELECT pg_postmaster_start_time()")
+        .await;
     rows.ok()?.iter().find_map(|message| match message {
         tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0)?.to_owned()),
         _ => None,
@@ -139,7 +142,7 @@ async fn with_a_session_of_its_own_for_each_connection_everything_works_through_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_session_for_each_transaction_settings_statements_and_the_servers_life_do_not_stay()
 {
-    let (cluster, _bouncers, router) = start("transaction").await;
+    let (cluster, bouncers, router) = start("transaction").await;
     // What is one transaction works.
     let db = router.db(Causal::default());
     for id in 0..20 {
@@ -168,18 +171,23 @@ async fn with_a_session_for_each_transaction_settings_statements_and_the_servers
     let shown = format!("{shown:?}");
     assert!(!shown.contains("4711ms"), "{shown}");
     drop(others);
-    // And a connection outlives the server of which everything was said that the router knows.
-    let mut lent = vec![conn];
-    for _ in 0..4 {
-        lent.push(router.write().await.unwrap());
+    drop(conn);
+    // And a connection outlives the server of which everything was said that the router knows. Those of the router would be cut as soon as a
+    // probe has seen the new life, and that may be at once.
+    let mut outside = Vec::new();
+    for _ in 0..5 {
+        let conninfo = bouncers.conninfo(0);
+        let (client, connection) = tokio_postgres::connect(&conninfo, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        outside.push(client);
     }
-    let before = life(&lent[0]).await.unwrap();
+    let before = life(&outside[0]).await.unwrap();
     cluster.nodes[0].kill().await.unwrap();
     cluster.nodes[0].start().await.unwrap();
     let mut outlived = false;
-    for conn in &lent {
+    for client in &outside {
         // One that is asked in the moment after a refused login is closed.
-        let after = life(conn).await;
+        let after = life(client).await;
         outlived |= after.is_some_and(|after| after != before);
     }
     assert!(outlived, "each of them has ended with its server");
