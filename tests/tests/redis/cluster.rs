@@ -99,7 +99,8 @@ async fn each_command_goes_to_the_owner_of_its_slot_and_what_has_none_is_refused
 #[tokio::test]
 async fn a_slot_that_moves_under_load_costs_no_command_and_applies_each_once() {
     let cluster = Redis::cluster(6).start().await.unwrap();
-    let connection = connect(&cluster.cluster_url()).await;
+    // A busy node moves its keys for longer than the default, and answers nobody meanwhile.
+    let connection = connect(&cluster.cluster_url()).await.with_timeout(DEADLINE);
     let first = cluster.owner(SLOT).await.unwrap();
     let bare = bare(&cluster, first).await;
     let ours = Writers::ours("{foo}:ours", &connection);

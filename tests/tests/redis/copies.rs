@@ -14,16 +14,25 @@ fn set(key: &str) -> Cmd {
     command
 }
 
-/// The command, with how many of so many replicas have it in time.
-fn copied(command: Cmd, replicas: u32) -> Pipeline {
+/// Long enough for a busy replica, and what a frozen one is waited for.
+const BUSY: u64 = 20_000;
+const FROZEN: u64 = 2_000;
+
+/// The command, with how many of so many replicas have it within so many milliseconds.
+fn copied(command: Cmd, replicas: u32, millis: u64) -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.add_command(command);
-    pipeline.cmd("WAIT").arg(replicas).arg(200);
+    pipeline.cmd("WAIT").arg(replicas).arg(millis);
     pipeline
 }
 
-async fn copies(connection: &Connection, key: &str, replicas: u32) -> Result<u32, Error> {
-    let pipeline = copied(set(key), replicas);
+async fn copies(
+    connection: &Connection,
+    key: &str,
+    replicas: u32,
+    millis: u64,
+) -> Result<u32, Error> {
+    let pipeline = copied(set(key), replicas, millis);
     let (_, copies): (String, u32) = connection.pipeline(&pipeline).await?;
     Ok(copies)
 }
@@ -33,13 +42,13 @@ async fn it_is_said_how_many_replicas_have_a_write() {
     let cluster = Redis::single().replicas(2).start().await.unwrap();
     let connection = connect(&format!("redis://{}", address(&cluster, 0))).await;
     let patient = connection.with_timeout(DEADLINE);
-    assert_eq!(copies(&patient, "a", 2).await.unwrap(), 2);
+    assert_eq!(copies(&patient, "a", 2, BUSY).await.unwrap(), 2);
     cluster.nodes[1].freeze().unwrap();
-    assert_eq!(copies(&patient, "b", 2).await.unwrap(), 1);
+    assert_eq!(copies(&patient, "b", 2, FROZEN).await.unwrap(), 1);
     cluster.nodes[2].freeze().unwrap();
     // The control: without waiting it is acknowledged as if nothing were wrong.
     patient.run::<()>(&set("c")).await.unwrap();
-    assert_eq!(copies(&patient, "d", 1).await.unwrap(), 0);
+    assert_eq!(copies(&patient, "d", 1, FROZEN).await.unwrap(), 0);
     let there: u32 = patient.run(cmd("EXISTS").arg("c").arg("d")).await.unwrap();
     assert_eq!(there, 2, "on the master alone");
     cluster.nodes[1].thaw().unwrap();
@@ -60,7 +69,7 @@ async fn it_is_said_how_many_replicas_have_a_write() {
     promote.arg("NO").arg("ONE");
     let _: () = cluster.nodes[1].command(&promote).await.unwrap();
     let _: () = cluster.nodes[0].command(&demote).await.unwrap();
-    let error = copies(&connection, "e", 1).await.unwrap_err();
+    let error = copies(&connection, "e", 1, FROZEN).await.unwrap_err();
     assert!(error.is_not_sent(), "{error:?}");
     assert_eq!(connection.status().last_reason, Some(Reason::ReadOnly));
 }
@@ -74,7 +83,7 @@ async fn a_write_that_waits_goes_where_its_slot_is_and_waiting_alone_goes_nowher
     let writers = Writers::start("{foo}:copied", move |_, command| {
         let connection = writing.clone();
         async move {
-            let pipeline = copied(command, 1);
+            let pipeline = copied(command, 1, 200);
             let done = connection.pipeline::<(String, u32)>(&pipeline).await;
             done.map(drop).map_err(|error| format!("{error:?}"))
         }
@@ -88,7 +97,9 @@ async fn a_write_that_waits_goes_where_its_slot_is_and_waiting_alone_goes_nowher
     assert!(told.refused.is_empty(), "{:?}", told.refused);
     let lost = lost(&cluster.nodes[first], &told).await;
     assert!(lost.is_empty(), "{lost:?}");
-    assert_eq!(copies(&connection, "{foo}last", 1).await.unwrap(), 1);
+    let patient = connection.with_timeout(DEADLINE);
+    let last = copies(&patient, "{foo}last", 1, BUSY).await;
+    assert_eq!(last.unwrap(), 1);
 
     let mut wait = cmd("WAIT");
     wait.arg(1).arg(100);
@@ -107,7 +118,7 @@ async fn after_kill_9_of_the_master_no_write_is_lost_that_a_replica_had() {
     let writers = Writers::start("copied", move |_, command| {
         let connection = writing.clone();
         async move {
-            let pipeline = copied(command, 1);
+            let pipeline = copied(command, 1, 200);
             match connection.pipeline::<(String, u32)>(&pipeline).await {
                 Ok((_, 0)) => Err("on the master alone".to_owned()),
                 Ok(_) => Ok(()),
