@@ -16,16 +16,16 @@ use http::StatusCode;
 use tokio::task::JoinSet;
 
 async fn bed(replicas: usize) -> (Cluster, Router) {
-    bed_with(replicas, Router::builder()).await
+    let builder = Router::builder().write_wait(Duration::from_millis(500));
+    bed_with(replicas, builder).await
 }
 
-async fn bed_with(replicas: usize, builder: Builder) -> (Cluster, Router) {
+async fn bed_with(replicas: usize, mut builder: Builder) -> (Cluster, Router) {
     let cluster = Postgres::primary()
         .replicas(replicas)
         .start()
         .await
         .unwrap();
-    let mut builder = builder.write_wait(Duration::from_millis(500));
     for node in &cluster.nodes {
         builder = builder.node(node.name.clone(), node.conninfo());
     }
@@ -41,9 +41,13 @@ pub(crate) async fn migrated(replicas: usize) -> (Cluster, PostgresStore) {
     (cluster, store)
 }
 
-/// A store whose requests wait for a connection for as long as it takes.
+/// A router whose requests wait for a connection, and for a busy primary, for as long as it takes.
+pub(crate) fn patient_router() -> Builder {
+    Router::builder().pool_wait(DEADLINE).write_wait(DEADLINE)
+}
+
 pub(crate) async fn patient() -> (Cluster, PostgresStore) {
-    let (cluster, router) = bed_with(0, Router::builder().pool_wait(DEADLINE)).await;
+    let (cluster, router) = bed_with(0, patient_router()).await;
     let store = PostgresStore::new(router);
     store.migrate().await.unwrap();
     (cluster, store)

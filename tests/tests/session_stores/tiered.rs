@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::Path;
 use axum::routing::get;
 
+use crate::postgres::patient_router;
 use crate::support::{
     Client, DEADLINE, eventually, keys, lost_in_a_merge, planted_id_is_signed_in,
     slow_request_after_sign_out,
@@ -27,12 +28,13 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) async fn start(redis: redis::Builder) -> Self {
-        Self::start_with(redis, Router::builder()).await
+        let router = Router::builder().write_wait(Duration::from_millis(500));
+        Self::start_with(redis, router).await
     }
 
     /// A bed whose requests wait for a connection for as long as it takes.
     pub(crate) async fn patient() -> Self {
-        Self::start_with(Redis::single(), Router::builder().pool_wait(DEADLINE)).await
+        Self::start_with(Redis::single(), patient_router()).await
     }
 
     async fn start_with(redis: redis::Builder, router: Builder) -> Self {
@@ -47,7 +49,6 @@ impl Bed {
         let node = &postgres.nodes[0];
         let router = router
             .node(node.name.clone(), node.conninfo())
-            .write_wait(Duration::from_millis(500))
             .build()
             .unwrap();
         router.wait_primary(DEADLINE).await.unwrap();
