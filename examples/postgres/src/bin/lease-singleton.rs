@@ -73,7 +73,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     link.restore().await?;
     drop(active);
-    guard.release().await?;
+    give_back(guard).await;
     let again = first.acquire().await?;
     work("first", &first_router, &again, 1).await?;
 
@@ -81,6 +81,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let stale: i64 = client.query_one(stale, &[]).await?.get(0);
     println!("{stale} steps under a fence that had been passed");
     assert_eq!(stale, 0);
-    again.release().await?;
+    give_back(again).await;
     Ok(())
+}
+
+/// A database that is too busy to take it back in time does no harm: the lease ends by itself.
+async fn give_back(guard: Guard) {
+    if let Err(error) = guard.release().await {
+        eprintln!("not given back: {error}");
+    }
 }
