@@ -37,8 +37,19 @@ async fn bed_with(replicas: usize, mut builder: Builder) -> (Cluster, Router) {
 pub(crate) async fn migrated(replicas: usize) -> (Cluster, PostgresStore) {
     let (cluster, router) = bed(replicas).await;
     let store = PostgresStore::new(router);
-    store.migrate().await.unwrap();
+    migrate(&store).await;
     (cluster, store)
+}
+
+/// Waits for a server that is too busy at first: what is tested comes later.
+pub(crate) async fn migrate(store: &PostgresStore) {
+    let migrating = async {
+        while let Err(error) = store.migrate().await {
+            eprintln!("not migrated yet: {error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, migrating).await.unwrap();
 }
 
 /// A router whose requests wait for a connection, and for a busy primary, for as long as it takes.
@@ -49,7 +60,7 @@ pub(crate) fn patient_router() -> Builder {
 pub(crate) async fn patient() -> (Cluster, PostgresStore) {
     let (cluster, router) = bed_with(0, patient_router()).await;
     let store = PostgresStore::new(router);
-    store.migrate().await.unwrap();
+    migrate(&store).await;
     (cluster, store)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::Path;
 use axum::routing::get;
 
-use crate::postgres::patient_router;
+use crate::postgres::{migrate, patient_router};
 use crate::support::{
     Client, DEADLINE, eventually, keys, lost_in_a_merge, planted_id_is_signed_in,
     slow_request_after_sign_out,
@@ -54,7 +54,7 @@ impl Bed {
         router.wait_primary(DEADLINE).await.unwrap();
         connection.ready(DEADLINE).await.unwrap();
         let durable = PostgresStore::new(router);
-        durable.migrate().await.unwrap();
+        migrate(&durable).await;
         let store = Tiered::new(RedisStore::new(connection.clone()), durable);
         Self {
             redis,
