@@ -93,13 +93,13 @@ impl Cookies {
         &self.keys
     }
 
-    /// The first cookie of our name that is of our making. Whatever else there is counts as no cookie: it says nothing
-    /// about any session.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn read(&self, headers: &HeaderMap) -> Option<Presented> {
         Some(self.read_dated(headers)?.0)
     }
 
-    /// As [`read`](Self::read), and whether the cookie was made with an older key than new ones are.
+    /// The first cookie of our name that is of our making, and whether it was made with an older key than new ones are. Whatever else
+    /// there is counts as no cookie: it says nothing about any session.
     pub(crate) fn read_dated(&self, headers: &HeaderMap) -> Option<(Presented, bool)> {
         let (key, presented) = named(headers, &self.name).find_map(|text| self.decode_by(text))?;
         let told = named(headers, &self.version_name);
