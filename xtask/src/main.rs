@@ -28,7 +28,7 @@ enum Command {
     Setup,
     /// Set up, then run every test of the workspace: unit, scenario and documentation tests.
     Test {
-        /// Threads that run tests at once (default: twice as many as cores, since most tests wait for servers).
+        /// Threads that run tests at once (default: as many as cores).
         #[arg(long)]
         test_threads: Option<usize>,
         /// Only tests whose name contains this, and anything after `--` for the test binaries.
@@ -87,11 +87,7 @@ fn test(threads: Option<usize>, rest: &[String]) -> Result<(), Failure> {
         None => (rest, &[][..]),
     };
     step = step.args(filters).args(["--"]).args(harness);
-    if !harness.iter().any(|arg| arg.starts_with("--test-threads")) {
-        let threads = threads.unwrap_or_else(|| {
-            let cores = std::thread::available_parallelism();
-            2 * cores.map_or(1, std::num::NonZeroUsize::get)
-        });
+    if let Some(threads) = threads {
         step = step.args([format!("--test-threads={threads}")]);
     }
     step.run()
