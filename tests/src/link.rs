@@ -306,13 +306,13 @@ impl Owner {
         match (port, mode) {
             (Port::Listening(listener), Mode::Cut | Mode::Refusing) => {
                 drop(listener);
-                match bind(self.addr) {
+                match bind_again(self.addr) {
                     Ok(socket) => (Port::Refusing(Some(socket)), Ok(())),
                     Err(error) => (Port::Refusing(None), Err(error)),
                 }
             }
             (Port::Refusing(socket), Mode::Open | Mode::Silent { .. }) => {
-                let socket = socket.map_or_else(|| bind(self.addr), Ok);
+                let socket = socket.map_or_else(|| bind_again(self.addr), Ok);
                 match socket.and_then(|socket| socket.listen(1024)) {
                     Ok(listener) => (Port::Listening(listener), Ok(())),
                     Err(error) => (Port::Refusing(None), Err(error)),
@@ -321,6 +321,19 @@ impl Owner {
             (port, _) => (port, Ok(())),
         }
     }
+}
+
+/// A process that is being started has what is open here until it runs its program, the listener that was just closed included.
+fn bind_again(addr: SocketAddr) -> io::Result<TcpSocket> {
+    for _ in 0..500 {
+        match bind(addr) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            bound => return bound,
+        }
+    }
+    bind(addr)
 }
 
 fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {

@@ -156,6 +156,7 @@ async fn behind_every_kind_of_partition_reads_go_on_and_writes_come_back_with_th
         .enumerate()
     {
         let id = id as i64;
+        router.wait_primary(DEADLINE).await.unwrap();
         write(&db, id).await;
         cluster.wait_caught_up(0, DEADLINE).await.unwrap();
         match kind {

@@ -126,7 +126,15 @@ async fn with_a_session_of_its_own_for_each_connection_everything_works_through_
     cluster.promote(1).await.unwrap();
     for id in 100..120 {
         write(&db, id).await;
-        assert!(sees(&db.read().await.unwrap(), id).await.unwrap());
+        // A connection may end with the failover; what it shows must be there.
+        let shown = async {
+            loop {
+                if let Ok(shown) = sees(&db.read().await.unwrap(), id).await {
+                    return shown;
+                }
+            }
+        };
+        assert!(tokio::time::timeout(DEADLINE, shown).await.unwrap());
     }
     cluster.nodes[0].start().await.unwrap();
     eventually("the old primary is known to be stale", async || {
@@ -184,6 +192,18 @@ async fn with_a_session_for_each_transaction_settings_statements_and_the_servers
     let before = life(&outside[0]).await.unwrap();
     cluster.nodes[0].kill().await.unwrap();
     cluster.nodes[0].start().await.unwrap();
+    // Before it logs in again, PgBouncer ends whoever asks.
+    eventually("it is served again", async || {
+        let conninfo = bouncers.conninfo(0);
+        let Ok((client, connection)) = tokio_postgres::connect(&conninfo, NoTls).await else {
+            return false;
+        };
+        let driver = tokio::spawn(connection);
+        let served = life(&client).await.is_some();
+        driver.abort();
+        served
+    })
+    .await;
     let mut outlived = false;
     for client in &outside {
         // One that is asked in the moment after a refused login is closed.
